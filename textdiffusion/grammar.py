@@ -34,9 +34,9 @@ def read_rules(
         rules[symbol.strip()] = [(float(p or 1/len(found)), tuple(rhs.split())) for p, rhs in found]
     return rules
 
-# %% ../nbs/lib/00_grammar.ipynb #8dab6515
+# %% ../nbs/lib/00_grammar.ipynb #48530951
 def check_rules(
-    rules:Rules,
+    rules:Rules, # symbol -> its alternatives
     start:str, # the symbol every derivation begins with
 )->Rules: # those that can be reached from `start`, each before the ones it uses
     "Guarantee a finite language: every symbol defined, probabilities positive and adding up to one, no recursion"
@@ -156,9 +156,9 @@ def build_automaton(
             arcs.append(Arc(i, word, index[rest], p, tag, used))
     return states, arcs
 
-# %% ../nbs/lib/00_grammar.ipynb #3faf33d9
+# %% ../nbs/lib/00_grammar.ipynb #89d60a17
 def longest_path(
-    arcs:list[Arc],
+    arcs:list[Arc], # sorted by source
 )->int: # words
     "Length of the longest sentence, the END not counted"
     live, n = {0}, -1
@@ -173,9 +173,9 @@ def intervals(
     total = F.pad(prob.cumsum(0), (1, 0))
     return source + total[1:] - total[torch.searchsorted(source, source)] # less what earlier states take
 
-# %% ../nbs/lib/00_grammar.ipynb #ee34c2a2
+# %% ../nbs/lib/00_grammar.ipynb #9c6ce4f0
 def arcs_by_word(
-    arcs:list[Arc],
+    arcs:list[Arc], # sorted by source
 )->list[dict[str, list[Arc]]]: # per state: word -> the arcs that say it
     "Look up the arcs of a state by the next word"
     step = [defaultdict(list) for _ in range(1 + max(a.source for a in arcs))]
@@ -235,7 +235,7 @@ def path(
     return arcs[::-1]
 Grammar.path = path
 
-# %% ../nbs/lib/00_grammar.ipynb #e267d7c3
+# %% ../nbs/lib/00_grammar.ipynb #a59955f2
 def log_prob(
     self:Grammar,
     words:Sequence[str], # a sentence, word by word
@@ -248,7 +248,7 @@ Grammar.log_prob = log_prob
 def contains(
     self:Grammar,
     words:Sequence[str], # a sentence, word by word
-)->bool:
+)->bool: # True inside the language
     "Whether the sentence is grammatical, from its first word to its end"
     return self.path(words) is not None
 Grammar.contains = contains
@@ -305,11 +305,11 @@ def draw(
     return out.masked_fill(out == len(self.words), -1).T.contiguous()
 Grammar.draw = draw
 
-# %% ../nbs/lib/00_grammar.ipynb #28d4d7e4
+# %% ../nbs/lib/00_grammar.ipynb #a00bec11
 def sample(
     self:Grammar,
     n:int,        # how many
-    seed:int=0,
+    seed:int=0,   # of the draw
 )->list[list[str]]: # sentences, word by word
     "Draw sentences from the language as lists of words"
     rows = self.draw(n, torch.Generator().manual_seed(seed))

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 
 from .schedules import add_noise, sqrt
 
-# %% ../nbs/lib/35_objectives.ipynb #0505c9dc
+# %% ../nbs/lib/35_objectives.ipynb #6c8e05ce
 def grid_t(
     n:int,                      # how many
-    device:torch.device|str='cpu',
+    device:torch.device|str='cpu', # where they are wanted
     T:int=2000,                 # steps of the table
 ) -> Tensor:                    # (n,) in {1/T, 2/T, …, 1}
     "Independent uniform draws from the T-step table of Diffusion-LM"
@@ -27,7 +27,7 @@ def grid_t(
 
 def stratified_t(
     n:int,                      # how many
-    device:torch.device|str='cpu',
+    device:torch.device|str='cpu', # where they are wanted
 ) -> Tensor:                    # (n,) in (0,1), one in each of n equal intervals, in random order
     "Evenly spread draws: uniform on average, with far less variance per batch [Kingma et al. 2021]"
     t = (torch.arange(n, device=device) + torch.rand(1, device=device)) / n

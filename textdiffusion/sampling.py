@@ -102,11 +102,11 @@ def most_likely(
     "Decode by the largest score of the last call, whatever the latents say"
     return logits.argmax(-1)
 
-# %% ../nbs/lib/50_sampling.ipynb #ddf4c5a6
+# %% ../nbs/lib/50_sampling.ipynb #a0eec8cf
 @contextmanager
 def evaluating(
     model:Callable, # a module, or any function
-) -> Iterator[None]:
+) -> Iterator[None]: # for a `with` block
     "Eval mode and no gradients inside; each submodule's own mode is restored after, also after an error"
     modes = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
     for m in modes: m.training = False

@@ -1,0 +1,43 @@
+# Every target sets up its own environment in .venv the first time (about 2 GB; the packages of constraints.txt).
+SHELL  := /bin/bash
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/installed
+ENTRY  ?= 05_anchor_loss
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+# A set MPLBACKEND would empty the notebooks' figures; with IN_TEST set nbdev_export does nothing and every run is the smoke preset.
+unexport MPLBACKEND IN_TEST
+
+.PHONY: help journal test lab readme export
+help:     ## this list
+	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' Makefile | column -t -s '|'
+
+journal: $(STAMP)  ## run an entry and publish it in journal/ (ENTRY=05_anchor_loss PRESET=cpu CORPUS=e2e, all optional)
+	$(BIN)/textdiffusion run $(ENTRY) $(if $(PRESET),--preset $(PRESET)) $(if $(CORPUS),--corpus $(CORPUS))
+
+test: export OMP_NUM_THREADS = 1
+test: export TOKENIZERS_PARALLELISM = false
+test: export HF_HUB_OFFLINE = 1
+test: $(STAMP)  ## the gates, every notebook's checks, and pytest; no network
+	@rc=0; \
+	$(BIN)/python tools/gates.py || rc=1; \
+	$(BIN)/python tools/notebooks.py || rc=1; \
+	$(BIN)/python -m pytest || rc=1; \
+	exit $$rc
+
+lab: $(STAMP)  ## JupyterLab in this folder
+	$(BIN)/jupyter lab
+
+readme: $(STAMP)  ## README.md from nbs/index.ipynb
+	$(BIN)/python tools/readme.py
+
+export: $(STAMP)  ## clean the notebooks, then write textdiffusion/ from them
+	$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+
+$(STAMP): settings.ini setup.py constraints.txt
+	@python=$$(for p in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \
+	    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done); \
+	if [ -z "$$python" ]; then \
+	    echo "textdiffusion needs Python 3.11 or newer, and $(or $(PYTHON),python3) is: $$($(or $(PYTHON),python3) --version 2>&1). Name one: make test PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
+	echo "setting up $(VENV) with $$($$python --version) (about 2 GB, a few minutes)"; \
+	$$python -m venv $(VENV) && $(BIN)/pip install -q -c constraints.txt -e '.[dev]' && touch $(STAMP)

@@ -1,0 +1,161 @@
+"""Entry 05 as a reader runs it: papermill, the command, bad input, a kill."""
+import json
+import os
+import pty
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+DATA = os.environ.get('TEXTDIFFUSION_DATA')
+NB = 'nbs/05_anchor_loss.ipynb'
+SMALL = ['-p', 'preset', 'smoke']
+needs_data = pytest.mark.skipif(not DATA, reason='TEXTDIFFUSION_DATA is not set')
+
+def environment(**more):
+    "The tests' environment as a reader would have it"
+    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RUN')}
+    return dict(env, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', PATH=f'{BIN}:{env["PATH"]}', **more)
+
+def call(*args, cwd=ROOT, **kwargs):
+    "Run a command of the environment, to its end"
+    env = kwargs.pop('env', None) or environment()
+    return subprocess.run(list(map(str, args)), cwd=cwd, env=env, capture_output=True, text=True, timeout=300, **kwargs)
+
+def journal_files():
+    "Everything in journal/ and in .runs/, with its time of change"
+    return {p: p.stat().st_mtime_ns for d in ('journal', '.runs') for p in (ROOT/d).rglob('*')}
+
+def outputs(path):
+    "Text of all outputs of an executed notebook"
+    nb = json.loads(Path(path).read_text(encoding='utf-8'))
+    return ''.join(''.join(o.get('text', [])) + ''.join(o.get('data', {}).get('text/plain', [])) for c in nb['cells'] for o in c.get('outputs', []))
+
+@pytest.fixture
+def untouched():
+    "Fails a test that changed journal/ or .runs/"
+    before = journal_files()
+    yield
+    assert journal_files() == before
+
+# papermill ------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize('cwd, nb', [(ROOT, NB), (ROOT/'nbs', '05_anchor_loss.ipynb')], ids=['from the root', 'from nbs'])
+def test_papermill(cwd, nb, tmp_path, untouched):
+    done = call('papermill', nb, tmp_path/'out.ipynb', *SMALL, '--no-progress-bar', cwd=cwd)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'preset smoke · corpus restaurants (source: oracle)' in outputs(tmp_path/'out.ipynb')
+
+def test_papermill_redirected_on_a_terminal(tmp_path, untouched):
+    "`papermill nb > out.ipynb` typed in a terminal: standard input is the terminal"
+    main, terminal = pty.openpty()
+    with open(tmp_path/'out.ipynb', 'w') as out:
+        rc = subprocess.run(['papermill', NB, *SMALL, '--no-progress-bar'], cwd=ROOT, env=environment(), stdin=terminal, stdout=out, stderr=subprocess.DEVNULL, timeout=300).returncode
+    os.close(main), os.close(terminal)
+    assert rc == 0 and 'preset smoke' in outputs(tmp_path/'out.ipynb')
+
+def test_papermill_with_a_dash_in_a_pipe(tmp_path, untouched):
+    "`papermill nb - > out.ipynb` where standard input is a pipe"
+    with open(tmp_path/'out.ipynb', 'w') as out:
+        rc = subprocess.run(['papermill', NB, '-', *SMALL, '--no-progress-bar'], cwd=ROOT, env=environment(), input=b'', stdout=out, stderr=subprocess.DEVNULL, timeout=300).returncode
+    assert rc == 0 and 'preset smoke' in outputs(tmp_path/'out.ipynb')
+
+@needs_data
+def test_papermill_on_real_text(tmp_path, untouched):
+    done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, '-p', 'corpus', 'e2e', '--no-progress-bar', env=environment(TEXTDIFFUSION_DATA=DATA))
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = outputs(tmp_path/'out.ipynb')
+    assert 'corpus e2e (source: variable)' in said and 'teacher_nll' in said
+    assert DATA not in (tmp_path/'out.ipynb').read_text(encoding='utf-8')
+
+# bad input ------------------------------------------------------------------------------------------------------------
+
+NAMES = [(['-p', 'lamda', '0.1'], 'lam'), (['--preset', 'tiny'], 'smoke'), (['--corpus', 'wiki'], 'restaurants-large'), (['-p', 'schedule', 'cubic'], 'cosine'), (['-p', 'arms', 'bets'], 'baseline')]
+VALUES = [(['-p', 'lam', '-0.1'], 'lam'), (['-p', 'steps', '0'], 'steps'), (['-p', 'factor', '0'], 'factor')]
+
+def refused(args, words, limit, **env):
+    "The command ends within `limit` seconds with one sentence that holds the words, and leaves nothing behind"
+    start = time.perf_counter()
+    done = call('textdiffusion', 'run', '05_anchor_loss', *args, env=environment(**env))
+    took, lines = time.perf_counter() - start, done.stderr.strip().splitlines()
+    assert done.returncode != 0 and len(lines) == 1 and 'Traceback' not in done.stderr, done.stderr
+    for word in words: assert word in lines[0], lines[0]
+    assert took < limit, f'{took:.1f} s'
+
+@pytest.mark.parametrize('args, choice', NAMES, ids=lambda x: x[-1] if isinstance(x, list) else '')
+def test_a_wrong_name_is_refused(args, choice, untouched): refused(args, [args[-1] if args[-2] != 'lamda' else 'lamda', choice], 10)
+
+@pytest.mark.parametrize('args, name', VALUES, ids=lambda x: x[-1] if isinstance(x, list) else '')
+def test_a_wrong_value_is_refused(args, name, untouched): refused(args, [name], 20)
+
+HEAD = 'mr,ref\n' + 'name[A],There is a place called A .\n'*30
+FILES = {'lacks a file': (None, 'trainset.csv'), 'no column ref': ('mr,text\na,b\n', 'ref'), 'empty': ('', 'trainset.csv'),
+         'not UTF-8': ((HEAD + 'x,Caf\u00e9\n').encode('latin-1'), '32')}
+
+@pytest.fixture
+def folder(request, tmp_path):
+    "A data folder whose training file is as the test wants it"
+    (tmp_path/'e2e').mkdir()
+    for name in ('trainset.csv', 'devset.csv', 'testset_w_refs.csv'): (tmp_path/'e2e'/name).write_text(HEAD, encoding='utf-8')
+    content, train = request.param, tmp_path/'e2e/trainset.csv'
+    if content is None: train.unlink()
+    else: train.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return tmp_path
+
+@pytest.mark.parametrize('folder, word', FILES.values(), ids=FILES, indirect=['folder'])
+def test_a_bad_file_is_refused(folder, word, untouched):
+    refused(['--corpus', 'e2e', '-p', 'data_dir', folder], [word], 20)
+    refused(['--corpus', 'e2e'], [word], 20, TEXTDIFFUSION_DATA=str(folder))
+
+@pytest.mark.parametrize('args, words', [(VALUES[0][0], ['lam']), (NAMES[3][0], ['schedule', 'cosine'])], ids=['value', 'name'])
+def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path, untouched):
+    done = call('papermill', NB, tmp_path/'out.ipynb', *args, '--no-progress-bar')
+    nb = json.loads((tmp_path/'out.ipynb').read_text(encoding='utf-8'))
+    failed = [o for c in nb['cells'] for o in c.get('outputs', []) if o['output_type'] == 'error']
+    assert done.returncode != 0 and failed[0]['ename'] == 'ValueError' and all(w in failed[0]['evalue'] for w in words)
+    assert 'planned steps' not in outputs(tmp_path/'out.ipynb')            # before training
+
+# a kill ---------------------------------------------------------------------------------------------------------------
+
+@pytest.fixture
+def copy(tmp_path):
+    "A checkout of its own, so that publishing touches nothing here"
+    for name in ('nbs', 'textdiffusion'): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+    shutil.copy(ROOT/'settings.ini', tmp_path)
+    return tmp_path
+
+RUN = ['textdiffusion', 'run', '05_anchor_loss', '--preset', 'cpu', '-p', 'arms', 'best', '-p', 'steps', '150', '-p', 'samples', '32', '-p', 'calls', '3']
+
+def the_record(root):
+    found = list((root/'journal/05_anchor_loss').glob('*.json'))
+    assert len(found) == 1 and found[0].with_suffix('.ipynb').exists()
+    return json.loads(found[0].read_text(encoding='utf-8'))
+
+def test_kill_and_resume(copy, tmp_path_factory):
+    "kill -9 while the model trains, then the same command: final loss and weights as if nothing had happened"
+    env = environment(PYTHONPATH=str(copy))
+    p = subprocess.Popen(RUN, cwd=copy, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    end = time.time() + 200
+    while not list(copy.glob('.runs/*/checkpoints/best-0/step-00000100')):
+        assert p.poll() is None and time.time() < end, 'it ended before a checkpoint was written'
+        time.sleep(.1)
+    os.killpg(p.pid, signal.SIGKILL); p.wait()
+    assert not (copy/'journal/05_anchor_loss').exists()
+    again = call(*RUN, cwd=copy, env=env)
+    assert again.returncode == 0, again.stderr[-2000:]
+    resumed = the_record(copy)
+    assert resumed['attempts'] == 2
+    assert not list(copy.glob('.runs/*/checkpoints/*/*'))                   # a finished run loses its checkpoints
+    whole = tmp_path_factory.mktemp('whole')
+    for name in ('nbs', 'textdiffusion', 'settings.ini'): (shutil.copytree if (copy/name).is_dir() else shutil.copy)(copy/name, whole/name)
+    done = call(*RUN, cwd=whole, env=environment(PYTHONPATH=str(whole)))
+    assert done.returncode == 0, done.stderr[-2000:]
+    undisturbed = the_record(whole)
+    assert undisturbed['attempts'] == 1
+    assert resumed['final_loss'] == undisturbed['final_loss'] and resumed['weights'] == undisturbed['weights'] and resumed['rows'] == undisturbed['rows']
