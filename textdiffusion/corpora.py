@@ -7,9 +7,10 @@ __all__ = ['HIGH', 'TO_BYTE', 'FOLLOWS_A_LETTER', 'NEXT', 'NEVER', 'SUSPECT', 'C
            'read_text', 'read_lines', 'read_column', 'repair_encoding', 'repair_all', 'find_folder', 'find_text',
            'hub_answers', 'hub_dataset', 'finish_tokenizer', 'list_tokenizer', 'word_tokenizer', 'char_tokenizer',
            'bpe_tokenizer', 'resolve_tokenizer', 'special_ids', 'encode', 'sentence_rows', 'block_rows', 'draw_seed',
-           'step_generator', 'epoch_order', 'epoch_rows', 'Corpus', 'fingerprint', 'describe', 'build_corpus',
-           'build_stream', 'oracle', 'spell', 'word_rows', 'spelled_rows', 'e2e', 'wikitext2', 'tiny_shakespeare',
-           'stratified', 'rotten_tomatoes', 'imdb', 'load_corpus']
+           'step_generator', 'epoch_order', 'epoch_rows', 'Corpus', 'real', 'batch', 'to', 'words', 'after_eos',
+           'decode', 'fingerprint', 'describe', 'build_corpus', 'build_stream', 'oracle', 'spell', 'word_rows',
+           'spelled_rows', 'e2e', 'wikitext2', 'tiny_shakespeare', 'stratified', 'rotten_tomatoes', 'imdb',
+           'load_corpus']
 
 # %% ../nbs/lib/10_corpora.ipynb #0c68b729
 import csv
@@ -205,7 +206,7 @@ def bpe_tokenizer(
     backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
     return finish_tokenizer(backend)
 
-# %% ../nbs/lib/10_corpora.ipynb #21130bd0
+# %% ../nbs/lib/10_corpora.ipynb #8c57d42c
 def resolve_tokenizer(
     tokenizer:Any,       # a folder, a name on the hub, a fast tokenizer, or a function texts -> tokenizer
     texts:Iterable[str], # the training texts, for such a function
@@ -218,7 +219,7 @@ def resolve_tokenizer(
         except (OSError, ValueError) as error: raise ValueError(f'tokenizer {str(tokenizer)!r} is neither a folder with a saved tokenizer nor a tokenizer the cache or the hub has.') from error
     elif callable(tokenizer) and not isinstance(tokenizer, PreTrainedTokenizerBase): tokenizer = tokenizer(texts)
     if getattr(tokenizer, 'backend_tokenizer', None) is None:
-        raise ValueError(f'tokenizer must be a folder, a name, a PreTrainedTokenizerFast or a function that builds one from texts; got a {type(tokenizer).__name__}.')
+        raise ValueError(f'tokenizer must be a folder, a name, a PreTrainedTokenizerFast or a function that builds one from texts, got {type(tokenizer).__name__}.')
     return tokenizer
 
 # %% ../nbs/lib/10_corpora.ipynb #087e0f71
@@ -303,7 +304,7 @@ def epoch_rows(
     at = torch.arange(step*batch_size, (step+1)*batch_size)
     return torch.cat([epoch_order(n, seed, e)[at[at//n == e] % n] for e in (at//n).unique().tolist()])
 
-# %% ../nbs/lib/10_corpora.ipynb #483f2744
+# %% ../nbs/lib/10_corpora.ipynb #30beb07b
 @dataclass
 class Corpus:
     "Tokenised splits of one corpus with what is needed to train on them, to read them and to describe them"
@@ -333,53 +334,69 @@ class Corpus:
     @property
     def fingerprint(self) -> str: "Short hash of the splits and the vocabulary"; return self.info['fingerprint']
 
-    def real(self,
-        ids:Tensor, # (B,L) tokens
-    ) -> Tensor:    # (B,L) bool
-        "What counts in a likelihood: words and EOS, not BOS, not PAD; on running text everything"
-        return torch.ones_like(ids, dtype=torch.bool) if self.eos_id is None else (ids != self.pad_id) & (ids != self.bos_id)
+# %% ../nbs/lib/10_corpora.ipynb #4f7eada8
+def real(
+    self:Corpus,
+    ids:Tensor, # (B,L) tokens
+) -> Tensor:    # (B,L) bool
+    "What counts in a likelihood: words and EOS, not BOS, not PAD; on running text everything"
+    return torch.ones_like(ids, dtype=torch.bool) if self.eos_id is None else (ids != self.pad_id) & (ids != self.bos_id)
+Corpus.real = real
 
-    def batch(self,
-        step:int,       # of training
-        batch_size:int, # B
-        seed:int=0,     # of the run
-    ) -> Tensor:        # (B,L) int64, on the device of the splits
-        "The training batch of a step, a pure function of its arguments: fresh sentences on an oracle language, else the next rows of a pass"
-        if self.fresh: return self.fresh(batch_size, step_generator(seed, step)).to(self.train.device)
-        return self.train[epoch_rows(len(self.train), step, batch_size, seed).to(self.train.device)]
+def batch(
+    self:Corpus,
+    step:int,       # of training
+    batch_size:int, # B
+    seed:int=0,     # of the run
+) -> Tensor:        # (B,L) int64, on the device of the splits
+    "The training batch of a step, a pure function of its arguments: fresh sentences on an oracle language, else the next rows of a pass"
+    if self.fresh: return self.fresh(batch_size, step_generator(seed, step)).to(self.train.device)
+    return self.train[epoch_rows(len(self.train), step, batch_size, seed).to(self.train.device)]
+Corpus.batch = batch
 
-    def decode(self,
-        ids:Tensor,   # (B,L) tokens
-    ) -> list[str]:   # texts
-        "Rows as text: BOS and PAD dropped, and the first EOS with all that follows; masks and unknown words stay visible"
-        hidden = {self.pad_id, self.bos_id}
-        rows = [row[:row.index(self.eos_id)] if self.eos_id in row else row for row in ids.tolist()]
-        return self.tokenizer.backend_tokenizer.decode_batch([[i for i in row if i not in hidden] if self.eos_id is not None else row for row in rows], skip_special_tokens=False)
+def to(
+    self:Corpus,
+    device:str|torch.device, # where training happens
+) -> Corpus:                 # the same corpus with its splits there
+    "The corpus with its tensors on a device"
+    return replace(self, train=self.train.to(device), valid=self.valid.to(device), test=self.test.to(device))
+Corpus.to = to
 
-    def words(self,
-        ids:Tensor,                # (B,L) tokens
-    ) -> list[list[str]|None]:     # words of each row
-        "Words between BOS and the first EOS, None for a row that is not BOS, words, EOS; on running text the words of the row"
-        if self.eos_id is None: return [text.split() for text in self.decode(ids)]
-        rows, bad = ids.tolist(), {self.pad_id, self.bos_id, self.mask_id}
-        heads = [row[1:row.index(self.eos_id)] if row[0] == self.bos_id and self.eos_id in row else None for row in rows]
-        heads = [None if head is None or bad & set(head) else head for head in heads]
-        texts = self.tokenizer.backend_tokenizer.decode_batch([head or [] for head in heads], skip_special_tokens=False)
-        return [None if head is None else text.split() for head, text in zip(heads, texts)]
+# %% ../nbs/lib/10_corpora.ipynb #0b95d391
+def words(
+    self:Corpus,
+    ids:Tensor,             # (B,L) tokens
+) -> list[list[str]|None]:  # words of each row
+    "Words between BOS and the first EOS, None for a row that is not BOS, words, EOS; on running text the words of the row"
+    if self.eos_id is None: return [text.split() for text in self.decode(ids)]
+    bad = {self.pad_id, self.bos_id, self.mask_id}
+    heads = [row[1:row.index(self.eos_id)] if row[0] == self.bos_id and self.eos_id in row else None for row in ids.tolist()]
+    heads = [None if head is None or bad & set(head) else head for head in heads]
+    texts = self.tokenizer.backend_tokenizer.decode_batch([head or [] for head in heads], skip_special_tokens=False)
+    return [None if head is None else text.split() for head, text in zip(heads, texts)]
+Corpus.words = words
 
-    def after_eos(self,
-        ids:Tensor, # (B,L) tokens
-    ) -> float:     # share of the rows, 0 on running text
-        "How many rows go on after their first EOS with something else than padding"
-        if self.eos_id is None: return 0.
-        end = ids == self.eos_id
-        return ((end.cumsum(1) - end.long() > 0) & (ids != self.pad_id)).any(1).sum().item()/len(ids)
+def after_eos(
+    self:Corpus,
+    ids:Tensor, # (B,L) tokens
+) -> float:     # share of the rows, 0 on running text
+    "How many rows go on after their first EOS with something else than padding"
+    if self.eos_id is None: return 0.
+    end = ids == self.eos_id
+    return ((end.cumsum(1) - end.long() > 0) & (ids != self.pad_id)).any(1).sum().item()/len(ids)
+Corpus.after_eos = after_eos
 
-    def to(self,
-        device:str|torch.device, # where training happens
-    ) -> 'Corpus':               # the same corpus with its splits there
-        "The corpus with its tensors on a device"
-        return replace(self, train=self.train.to(device), valid=self.valid.to(device), test=self.test.to(device))
+def decode(
+    self:Corpus,
+    ids:Tensor,  # (B,L) tokens
+) -> list[str]:  # texts
+    "Rows as text: BOS and PAD dropped, and the first EOS with all that follows; masks and unknown words stay visible"
+    rows, hidden = ids.tolist(), {self.pad_id, self.bos_id}
+    if self.eos_id is not None:
+        rows = [row[:row.index(self.eos_id)] if self.eos_id in row else row for row in rows]
+        rows = [[i for i in row if i not in hidden] for row in rows]
+    return self.tokenizer.backend_tokenizer.decode_batch(rows, skip_special_tokens=False)
+Corpus.decode = decode
 
 # %% ../nbs/lib/10_corpora.ipynb #470752db
 def fingerprint(
@@ -443,7 +460,7 @@ def build_stream(
     "`build_corpus` for running text, line by line: the encoding is judged by the line and tokens do not cross a line end"
     return build_corpus(name, {split: t.splitlines(keepends=True) for split, t in text.items()}, tokenizer, seq_len, running=True, **facts)
 
-# %% ../nbs/lib/10_corpora.ipynb #c19f1bf8
+# %% ../nbs/lib/10_corpora.ipynb #f72fc5bf
 def oracle(
     name:str,                    # of the grammar
     seq_len:int|None=None,       # L, at least the longest sentence + 2; None for just that
@@ -461,7 +478,8 @@ def oracle(
     rows = partial(word_rows if tokenizer is None else spelled_rows, grammar, tok, special, seq_len or longest)
     corpus = Corpus(name, **{split: rows(words) for split, words in drawn.items()}, tokenizer=tok, text=text, info={}, special=special,
                     grammar=grammar, fresh=lambda n, generator: rows(grammar.draw(n, generator)))
-    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence='Apache-2.0', encoding=dict(found=0, repaired=0), note='train is a fixed reference sample; batches are drawn fresh')
+    note = 'train is a fixed reference sample; batches are drawn fresh' + ('' if tokenizer is None else '; L is what the three samples need')
+    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence='Apache-2.0', encoding=dict(found=0, repaired=0), note=note)
     return corpus
 
 # %% ../nbs/lib/10_corpora.ipynb #13daab37

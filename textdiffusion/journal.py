@@ -7,10 +7,10 @@ __all__ = ['ENTRY_NAME', 'PRESET_NAMES', 'CHECKS', 'settings', 'find_root', 'che
            'one_of', 'entries', 'find_entry', 'resolve_preset', 'whole_number', 'not_negative', 'above_zero',
            'existing_folder', 'model_name', 'corpus_name', 'schedule_name', 'same_kind', 'as_list', 'literal',
            'is_empty', 'checked', 'settle', 'device_name', 'span', 'opening', 'plain', 'to_json', 'write_whole', 'hold',
-           'Run', 'made', 'file_name', 'current_run', 'digest', 'weights_hash', 'folder_hash', 'public', 'source_hash',
-           'run_key', 'commit', 'attempts', 'circumstances', 'record', 'records', 'read_pins', 'pin_word', 'write_log',
-           'log', 'scrub', 'private_paths', 'clean_page', 'create', 'publish', 'pin', 'pinned', 'drift', 'source',
-           'Plan', 'parameter_names', 'entry_module', 'prepare', 'working_folder', 'finish', 'environment', 'logged',
+           'Run', 'made', 'file_name', 'current_run', 'digest', 'folder_hash', 'public', 'source_hash', 'run_key',
+           'commit', 'attempts', 'circumstances', 'record', 'records', 'read_pins', 'pin_word', 'write_log', 'log',
+           'scrub', 'private_paths', 'clean_page', 'create', 'publish', 'pin', 'pinned', 'drift', 'source', 'Plan',
+           'parameter_names', 'entry_module', 'prepare', 'working_folder', 'finish', 'environment', 'logged',
            'RunFailed', 'execute', 'run', 'Parser', 'parser', 'listing', 'main']
 
 # %% ../nbs/lib/90_journal.ipynb #e17cb91c
@@ -97,7 +97,7 @@ def read_json(
     try: return json.loads(Path(path).read_text(encoding='utf-8'))
     except ValueError as e: raise ValueError(f'{Path(path).name} is not a JSON file: {e}') from None
 
-# %% ../nbs/lib/90_journal.ipynb #7cd1504f
+# %% ../nbs/lib/90_journal.ipynb #3ce43412
 def one_of(
     name:str, # what is being chosen, for the message
     value:Any, # the choice
@@ -109,6 +109,7 @@ def one_of(
     hint = f' (did you mean {near[0]}?)' if near else ''
     raise ValueError(f"{name} {value!r} is unknown{hint}: choose from {', '.join(map(str, choices)) or 'nothing, there is none yet'}")
 
+# %% ../nbs/lib/90_journal.ipynb #68eb4a3b
 def entries(
     root:Path|None=None, # the checkout
 ) -> dict: # name -> Entry, by number
@@ -181,7 +182,7 @@ def model_name(
     raise ValueError(f'{name} must be a folder with a saved model (config.json beside its weights) '
                      f'or a name on the Hugging Face hub such as facebook/bart-base, not {value!r}')
 
-# %% ../nbs/lib/90_journal.ipynb #60391d75
+# %% ../nbs/lib/90_journal.ipynb #aa684ab0
 def corpus_name(
     name:str, # of the parameter
     value:Any, # to be checked
@@ -199,7 +200,8 @@ def schedule_name(
     return one_of(name, value, SCHEDULES)
 
 CHECKS = dict(corpus=corpus_name, schedule=schedule_name, data_dir=existing_folder, base_model=model_name, lam=not_negative, lr=above_zero,
-              seeds=whole_number, steps=whole_number, batch_size=whole_number, samples=whole_number, seq_len=whole_number)
+              factor=above_zero,
+              seeds=whole_number, steps=whole_number, batch_size=whole_number, samples=whole_number, calls=whole_number, seq_len=whole_number)
 
 # %% ../nbs/lib/90_journal.ipynb #6e4c4a0f
 def same_kind(
@@ -234,7 +236,7 @@ def literal(
         except ValueError: continue
     return text
 
-# %% ../nbs/lib/90_journal.ipynb #0dab86fe
+# %% ../nbs/lib/90_journal.ipynb #ffba1aa3
 def is_empty(
     value:Any, # of a parameter
 ) -> bool: # True for None and ''
@@ -247,12 +249,13 @@ def checked(
     like:Any=None, # what the preset has
     choices:Any=None, # the valid values, where the entry states them
 ) -> Any: # the value in its normal form
-    "One value, checked against the entry's choices, the table CHECKS, or the type that the preset has"
+    "One value, checked against the entry's choices, the table CHECKS, or what the preset has"
     if isinstance(like, (list, tuple)):
         items = as_list(name, value, like)
         return [one_of(name, item, choices) for item in items] if choices else items
     if choices: return one_of(name, value, choices)
     if name in CHECKS: return CHECKS[name](name, value)
+    if type(like) is int and like > 0: return whole_number(name, value)
     return value if is_empty(like) else same_kind(name, value, like)
 
 # %% ../nbs/lib/90_journal.ipynb #96f23e87
@@ -391,7 +394,7 @@ def current_run() -> Run: # with a folder when `textdiffusion run` started this 
     path = os.environ.get('TEXTDIFFUSION_RUN')
     return Run(Path(path), lock=hold(Path(path)/'kernel.lock', wait=10)) if path else Run()
 
-# %% ../nbs/lib/90_journal.ipynb #93f8ffc4
+# %% ../nbs/lib/90_journal.ipynb #5bc31242
 def digest(
     *parts:str|bytes, # in this order
 ) -> str: # 64 hexadecimal digits
@@ -402,16 +405,7 @@ def digest(
         h.update(len(part).to_bytes(8, 'big') + part)
     return h.hexdigest()
 
-def weights_hash(
-    model:Any, # an nn.Module
-) -> str: # 64 hexadecimal digits
-    "A hash of every weight and buffer, bit for bit, whatever device they are on"
-    import torch
-    bits = lambda w: w.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
-    state = sorted(model.state_dict().items())
-    return digest(*itertools.chain(*((name, str(w.dtype), str(tuple(w.shape)), bits(w)) for name, w in state)))
-
-# %% ../nbs/lib/90_journal.ipynb #f396e84f
+# %% ../nbs/lib/90_journal.ipynb #b9fe7b6c
 def folder_hash(
     path:Path, # a folder, such as a saved model
 ) -> str: # 64 hexadecimal digits
@@ -425,7 +419,7 @@ def public(
     "The parameters that may be written down: no `data_dir`, and of a local `base_model` a fingerprint"
     known = {k: v for k, v in vars(cfg).items() if k != 'data_dir' and not is_empty(v)}
     if Path(known.get('base_model', '.')).is_absolute(): known['base_model'] = f"local, {folder_hash(known['base_model'])[:12]}"
-    return plain(known, 'parameters')
+    return plain(dict(sorted(known.items())), 'parameters')
 
 # %% ../nbs/lib/90_journal.ipynb #de80e726
 def source_hash(
@@ -475,7 +469,7 @@ def circumstances(
     return dict(date=date.today().isoformat(), commit=commit(root or find_root()), versions=versions, device=device_name(),
                 threads=torch.get_num_threads(), seconds=round(time.time() - run.started, 1), attempts=attempts(run))
 
-# %% ../nbs/lib/90_journal.ipynb #3ccfd1db
+# %% ../nbs/lib/90_journal.ipynb #844bce14
 def record(
     run:Run, # from `current_run`
     *,
@@ -486,16 +480,18 @@ def record(
     samples:Any, # the first samples, unselected
     steps_planned:Any, # a number, or piece of work -> number
     steps_done:Any, # the same, less where a run stopped early
-    weights:dict, # piece of work -> `weights_hash` of its final weights
+    weights:dict, # piece of work -> hash of its final weights, as `Fit.weights_hash` gives it
     prediction:str, # what we believed
     verdict:str, # what came out, in one sentence
     headline:dict, # name and value: the number for the log
     **more, # anything else the page shows, such as curves or question
 ) -> dict: # the record
     "Everything needed to judge this run later; written into the run's folder where there is one"
-    what = dict(entry=entry, question=find_entry(entry).question if 'question' not in more else '', prediction=prediction, verdict=verdict,
-        headline=headline, preset=cfg.preset, corpus=corpus.name, corpus_fingerprint=corpus.fingerprint, corpus_info=corpus.info,
-        parameters=public(cfg), seeds=list(range(cfg.seeds)), steps_planned=steps_planned, steps_done=steps_done, weights=weights)
+    root = find_root()
+    question = more.pop('question', None) or (find_entry(entry, root).question if root else '')
+    what = dict(entry=entry, question=question, prediction=prediction, verdict=verdict, headline=headline, preset=cfg.preset, corpus=corpus.name,
+        corpus_fingerprint=corpus.fingerprint, corpus_info=corpus.info, parameters=public(cfg), seeds=list(range(cfg.seeds)),
+        steps_planned=steps_planned, steps_done=steps_done, weights=weights)
     result = plain(what | circumstances(run) | dict(rows=rows, samples=samples) | more, 'record')
     if run.folder: write_whole(run.folder/'record.json', to_json(result))
     return result
@@ -524,19 +520,22 @@ def pin_word(
     if mine['pins'].get(slot) != record['name']: return ''
     return 'headline' if mine['headline'] == slot else 'pinned'
 
-# %% ../nbs/lib/90_journal.ipynb #5021ad17
+# %% ../nbs/lib/90_journal.ipynb #996b02b7
 def write_log(
     root:Path|None=None, # the checkout
 ) -> Path: # journal/README.md
     "Write the log of the journal again, from its records"
     root = checkout(root)
     row = lambda *cells: '| ' + ' | '.join(str(c).replace('|', '\\|').replace('\n', ' ') for c in cells) + ' |'
-    number = lambda value: f'{value:.4g}' if isinstance(value, float) else value
-    lines = ['# The log', '', 'Generated from the records; not edited by hand. New runs of an entry are compared with its pinned records, '
-             'and its prose renders the headline.', '', row('number', 'date', 'entry', 'question', 'verdict', 'headline', 'page', ''), row(*['---']*8)]
-    lines += [row(*r['entry'].split('_')[:1], r['date'], r['entry'].split('_', 1)[1], r['question'], r['verdict'],
-        f"{r['headline']['name']}: {number(r['headline']['value'])}", f"[{r['preset']}, {r['corpus']}]({r['name']}.ipynb) ([record]({r['name']}.json))",
-        pin_word(r, read_pins(root))) for r in records(root)]
+    pins, shown = read_pins(root), lambda value: f'{value:.4g}' if isinstance(value, float) else value
+    lines = ['# The log', '', 'Generated from the records; not edited by hand. A pinned record is the one that new runs of its entry are '
+             'compared with; the headline is the one its prose renders.', '',
+             row('number', 'date', 'entry', 'question', 'verdict', 'headline', 'page', 'pin'), row(*['---']*8)]
+    for r in records(root):
+        number, subject = r['entry'].split('_', 1)
+        where = f"[{r['preset']}, {r['corpus']}]({r['name']}.ipynb) ([record]({r['name']}.json))"
+        headline = f"{r['headline']['name']}: {shown(r['headline']['value'])}"
+        lines.append(row(number, r['date'], subject, r['question'], r['verdict'], headline, where, pin_word(r, pins)))
     write_whole(made(root/'journal')/'README.md', '\n'.join(lines) + '\n')
     return root/'journal'/'README.md'
 
@@ -585,7 +584,7 @@ def clean_page(
             cell |= dict(id='injected-parameters', source=scrub(emptied, paths))
     return page
 
-# %% ../nbs/lib/90_journal.ipynb #296f5212
+# %% ../nbs/lib/90_journal.ipynb #52a989ae
 def create(
     path:Path, # a file that should not exist yet
     text:str, # its content
@@ -596,6 +595,7 @@ def create(
         return True
     except FileExistsError: return False
 
+# %% ../nbs/lib/90_journal.ipynb #d43fd019
 def publish(
     folder:Path, # of a run that ended well: partial.ipynb and record.json
     root:Path|None=None, # the checkout
@@ -644,7 +644,7 @@ def pinned(
     name = mine and mine['pins'].get(f'{preset} {corpus}' if preset else mine['headline'])
     return read_json(root/'journal'/f'{name}.json') | {'name': name} if name else None
 
-# %% ../nbs/lib/90_journal.ipynb #578ba629
+# %% ../nbs/lib/90_journal.ipynb #93d5afcc
 def drift(
     new:dict, # a record
     pinned:dict|None, # the record it should agree with
@@ -660,7 +660,8 @@ def drift(
     found += [dict(zip(by, k), why='only in the pinned record') for k in old if k not in rows]
     for k, measure in itertools.product([k for k in rows if k in old], tol):
         a, b = old[k].get(measure), rows[k].get(measure)
-        if a != b and (None in (a, b) or abs(a - b) > tol[measure]): found.append(dict(zip(by, k), measure=measure, pinned=a, new=b, tol=tol[measure]))
+        if a == b or None not in (a, b) and abs(a - b) <= tol[measure]: continue
+        found.append(dict(zip(by, k), measure=measure, pinned=a, new=b, tol=tol[measure]))
     return found
 
 # %% ../nbs/lib/90_journal.ipynb #d0fc3ea4
@@ -672,7 +673,7 @@ def source(
     for f in functions:
         display(Markdown(f'`{f.__module__}.{f.__qualname__}`\n\n```python\n{inspect.getsource(f).rstrip()}\n```'))
 
-# %% ../nbs/lib/90_journal.ipynb #b9386ec6
+# %% ../nbs/lib/90_journal.ipynb #a1c54d3c
 @dataclass
 class Plan:
     "A run that has passed every check"
@@ -689,6 +690,7 @@ def parameter_names(
     import papermill
     return list(papermill.inspect_notebook(str(entry.path)))
 
+# %% ../nbs/lib/90_journal.ipynb #c5507a03
 def entry_module(
     entry:Entry, # a notebook
     root:Path, # its checkout
@@ -744,7 +746,7 @@ def finish(
     for name in ('checkpoints', 'cached'): shutil.rmtree(folder/name, ignore_errors=True)
     (folder/'partial.ipynb').unlink(missing_ok=True)
 
-# %% ../nbs/lib/90_journal.ipynb #23b82813
+# %% ../nbs/lib/90_journal.ipynb #34e7e76c
 @contextmanager
 def environment(
     **variables:str|None, # None: unset
@@ -757,6 +759,7 @@ def environment(
         for k in variables: os.environ.pop(k, None)
         os.environ.update({k: v for k, v in before.items() if v is not None})
 
+# %% ../nbs/lib/90_journal.ipynb #c0634f51
 @contextmanager
 def logged(
     path:Path, # of the log file, which grows
@@ -771,7 +774,7 @@ def logged(
         logger.removeHandler(handler)
         handler.close()
 
-# %% ../nbs/lib/90_journal.ipynb #5e971784
+# %% ../nbs/lib/90_journal.ipynb #37daadec
 class RunFailed(RuntimeError):
     "A run that stopped; its folder holds what there is"
 
@@ -790,7 +793,9 @@ def execute(
                      PYTHONPATH=os.pathsep.join(filter(None, [str(plan.root), path])))
     with logged(folder/'log.txt'), environment(**inherited):
         try: papermill.execute_notebook(str(plan.entry.path), str(folder/'partial.ipynb'), parameters=plan.given, cwd=str(plan.entry.path.parent),
-                log_output=True, stdout_file=printed, progress_bar=sys.stderr.isatty(), autosave_cell_every=10, start_timeout=180, coalesce_streams=True)
+                log_output=True, stdout_file=printed,
+                progress_bar=sys.stderr.isatty(), autosave_cell_every=10, start_timeout=180, coalesce_streams=True,
+                extra_arguments=['--log-level=ERROR'])
         except papermill.PapermillExecutionError as e:
             raise RunFailed(f'{plan.entry.name} stopped in cell [{e.exec_count}] with {e.ename}: {e.evalue}') from None
         except RuntimeError as e: raise RunFailed(f'{plan.entry.name} stopped: {e}') from None          # the kernel died
@@ -816,7 +821,7 @@ def run(
     print('Published' if published else 'Kept, since smoke runs are not published:', page.relative_to(plan.root))
     return page
 
-# %% ../nbs/lib/90_journal.ipynb #3436632e
+# %% ../nbs/lib/90_journal.ipynb #21e1b098
 class Parser(argparse.ArgumentParser):
     "A parser whose complaints are one sentence"
     def error(
@@ -826,6 +831,7 @@ class Parser(argparse.ArgumentParser):
         "Leave with status 2 and one sentence"
         self.exit(2, f"textdiffusion: {message}; see '{self.prog} --help'\n")
 
+# %% ../nbs/lib/90_journal.ipynb #4c891dd8
 def parser() -> Parser: # of the whole command line
     "The options of `textdiffusion`"
     top = Parser(prog='textdiffusion', description='A journal on text diffusion: run its entries, read its log.')
@@ -844,7 +850,7 @@ def parser() -> Parser: # of the whole command line
     add('log', 'show the log of the journal')
     return top
 
-# %% ../nbs/lib/90_journal.ipynb #bb23b6f0
+# %% ../nbs/lib/90_journal.ipynb #692efa50
 def listing(
     root:Path|None=None, # the checkout
 ) -> str: # two lines per entry
@@ -852,6 +858,7 @@ def listing(
     count = [r['entry'] for r in records(root)].count
     return '\n'.join(f'{e.name}  {e.date or "undated"}  {e.title} ({count(e.name)} records)\n    {e.question}' for e in entries(root).values())
 
+# %% ../nbs/lib/90_journal.ipynb #7f27ef6e
 def main(
     argv:list|None=None, # default: what was typed
     root:Path|None=None, # default: the checkout we are in
@@ -869,4 +876,6 @@ def main(
     except (ValueError, OSError, RunFailed) as e:
         print('textdiffusion:', ' '.join(str(e).split()), file=sys.stderr)
         return 1 if isinstance(e, RunFailed) else 2
-    except KeyboardInterrupt: return print('textdiffusion: stopped; the same command goes on from here', file=sys.stderr) or 130
+    except KeyboardInterrupt:
+        print('textdiffusion: stopped; the same command goes on from here', file=sys.stderr)
+        return 130

@@ -175,7 +175,7 @@ def caption(
     t = trace[i]['t']
     return f'{i+1} of {len(trace)}, t = {t:.2f}, {100*(1-t):.0f} %'
 
-# %% ../nbs/lib/70_plotting.ipynb #5d5ba8dd
+# %% ../nbs/lib/70_plotting.ipynb #9ca2160c
 def confidence_colour(
     p:float, # in [0,1]
 ) -> tuple[tuple,str]: # background, and a text colour that can be read on it
@@ -185,19 +185,19 @@ def confidence_colour(
 def kept_columns(
     words:list[str], # of the last moment
 ) -> int:            # columns worth drawing
-    "All but the padding at the end, of which one is kept"
-    n = len(words)
-    while n > 1 and words[n-1] == words[n-2] == SIGNS['[PAD]']: n -= 1
-    return n
+    "As far as the first end of the sentence and one place more; all but the padding where there is no end"
+    if SIGNS['[EOS]'] in words: return min(words.index(SIGNS['[EOS]']) + 2, len(words))
+    return max([j+1 for j, word in enumerate(words) if word != SIGNS['[PAD]']], default=1)
 
 def denoising_strip(
     trace:list[dict],     # of `moments`
-    char:float=.075,      # inches per character
+    places:int=24,        # columns at most
+    char:float=.07,       # inches per character
     height:float=.27,     # inches per moment
 ) -> Axes:                # time runs down
     "Moments from noise (top) to text (bottom): the word at each place, its background by confidence"
-    words = shown(trace)
-    n = kept_columns(words[-1])
+    words = shown(trace, longest=10)
+    n = min(kept_columns(words[-1]), places)
     widths = [max(len(row[j]) for row in words) + 1 for j in range(n)]
     left = [sum(widths[:j]) for j in range(n+1)]
     fig, ax = plt.subplots(figsize=(left[-1]*char + 2.2, len(words)*height + 1.1), layout='constrained')
