@@ -774,7 +774,7 @@ def logged(
         logger.removeHandler(handler)
         handler.close()
 
-# %% ../nbs/lib/90_journal.ipynb #37daadec
+# %% ../nbs/lib/90_journal.ipynb #9b125d20
 class RunFailed(RuntimeError):
     "A run that stopped; its folder holds what there is"
 
@@ -795,7 +795,7 @@ def execute(
         try: papermill.execute_notebook(str(plan.entry.path), str(folder/'partial.ipynb'), parameters=plan.given, cwd=str(plan.entry.path.parent),
                 log_output=True, stdout_file=printed,
                 progress_bar=sys.stderr.isatty(), autosave_cell_every=10, start_timeout=180, coalesce_streams=True,
-                extra_arguments=['--log-level=ERROR'])
+                extra_arguments=['--log-level=CRITICAL'])
         except papermill.PapermillExecutionError as e:
             raise RunFailed(f'{plan.entry.name} stopped in cell [{e.exec_count}] with {e.ename}: {e.evalue}') from None
         except RuntimeError as e: raise RunFailed(f'{plan.entry.name} stopped: {e}') from None          # the kernel died
