@@ -10,8 +10,8 @@ __all__ = ['ENTRY_NAME', 'PRESET_NAMES', 'CHECKS', 'settings', 'find_root', 'che
            'Run', 'made', 'file_name', 'current_run', 'digest', 'folder_hash', 'public', 'source_hash', 'run_key',
            'commit', 'attempts', 'circumstances', 'record', 'records', 'read_pins', 'pin_word', 'write_log', 'log',
            'scrub', 'private_paths', 'clean_page', 'create', 'publish', 'pin', 'pinned', 'drift', 'source', 'Plan',
-           'parameter_names', 'entry_module', 'prepare', 'working_folder', 'finish', 'environment', 'logged',
-           'RunFailed', 'execute', 'run', 'Parser', 'parser', 'listing', 'main']
+           'parameter_names', 'entry_module', 'prepare', 'working_folder', 'finish', 'surroundings', 'environment',
+           'logged', 'Echo', 'RunFailed', 'execute', 'run', 'Parser', 'parser', 'listing', 'main']
 
 # %% ../nbs/lib/90_journal.ipynb #e17cb91c
 import argparse
@@ -690,7 +690,7 @@ def parameter_names(
     import papermill
     return list(papermill.inspect_notebook(str(entry.path)))
 
-# %% ../nbs/lib/90_journal.ipynb #c5507a03
+# %% ../nbs/lib/90_journal.ipynb #4dc245cb
 def entry_module(
     entry:Entry, # a notebook
     root:Path, # its checkout
@@ -699,7 +699,7 @@ def entry_module(
     name = f"{settings(root)['lib_path']}.{entry.subject}"
     if str(root) not in sys.path: sys.path.insert(0, str(root))
     try: module = importlib.import_module(name)
-    except ModuleNotFoundError as e: raise ValueError(f'{name} cannot be imported ({e}): write it with nbdev_export') from None
+    except ImportError as e: raise ValueError(f'{name} cannot be imported ({e}): write it with nbdev_export') from None
     if Path(module.__file__).resolve().parents[1] == root: return module
     raise ValueError(f'{name} belongs to another checkout: install this one with pip install -e .')
 
@@ -746,12 +746,22 @@ def finish(
     for name in ('checkpoints', 'cached'): shutil.rmtree(folder/name, ignore_errors=True)
     (folder/'partial.ipynb').unlink(missing_ok=True)
 
-# %% ../nbs/lib/90_journal.ipynb #34e7e76c
+# %% ../nbs/lib/90_journal.ipynb #635c48f4
+def surroundings(
+    root:Path, # the checkout
+    folder:Path, # of the run
+) -> dict: # variable -> value, None: unset
+    "The environment of a run's kernel"
+    add = lambda name, value, by: by.join(filter(None, [value, os.environ.get(name)]))
+    data = os.environ.get('TEXTDIFFUSION_DATA')
+    return dict(TEXTDIFFUSION_RUN=str(folder), TEXTDIFFUSION_DATA=data and os.path.abspath(data), MPLBACKEND=None,
+                PYTHONPATH=add('PYTHONPATH', str(root), os.pathsep), PYTHONWARNINGS=add('PYTHONWARNINGS', 'ignore:IProgress', ','))
+
 @contextmanager
 def environment(
     **variables:str|None, # None: unset
 ):  # yields nothing
-    "Variables of the environment for a while, for the kernel to inherit"
+    "Variables of the environment for a while"
     before = {k: os.environ.pop(k, None) for k in variables}
     os.environ.update({k: v for k, v in variables.items() if v is not None})
     try: yield
@@ -774,7 +784,26 @@ def logged(
         logger.removeHandler(handler)
         handler.close()
 
-# %% ../nbs/lib/90_journal.ipynb #9b125d20
+# %% ../nbs/lib/90_journal.ipynb #f65e8923
+class Echo:
+    "A file for papermill that passes on what cells print, line by line, above its progress bar"
+    def __init__(
+        self, file:Any, # stdout or stderr of the command
+    ): self.file = file
+
+    def write(
+        self, text:str, # a piece of output, with the carriage returns of progress bars
+    ) -> None:
+        "Print every line that says something"
+        from tqdm.auto import tqdm
+        for line in re.split(r'[\r\n]+', text):
+            if line.strip(): tqdm.write(line.rstrip(), file=self.file)
+
+    def flush(self) -> None:
+        "Let it be seen now"
+        self.file.flush()
+
+# %% ../nbs/lib/90_journal.ipynb #02cf1db3
 class RunFailed(RuntimeError):
     "A run that stopped; its folder holds what there is"
 
@@ -784,18 +813,13 @@ def execute(
 ) -> None:
     "Execute the notebook of a plan into partial.ipynb; what its cells print appears here and in log.txt"
     import papermill
-    from tqdm.auto import tqdm
-    printed = SimpleNamespace(write=lambda text: tqdm.write(text, end=''), flush=sys.stdout.flush)     # keeps clear of the bar
     with (folder/'attempts.txt').open('a') as file: file.write(datetime.now().isoformat(timespec='seconds') + '\n')
     (folder/'record.json').unlink(missing_ok=True)
-    path, data = os.environ.get('PYTHONPATH'), os.environ.get('TEXTDIFFUSION_DATA')
-    inherited = dict(TEXTDIFFUSION_RUN=str(folder), TEXTDIFFUSION_DATA=data and os.path.abspath(data), MPLBACKEND=None,
-                     PYTHONPATH=os.pathsep.join(filter(None, [str(plan.root), path])))
-    with logged(folder/'log.txt'), environment(**inherited):
+    with logged(folder/'log.txt'), environment(**surroundings(plan.root, folder)):
         try: papermill.execute_notebook(str(plan.entry.path), str(folder/'partial.ipynb'), parameters=plan.given, cwd=str(plan.entry.path.parent),
-                log_output=True, stdout_file=printed,
-                progress_bar=sys.stderr.isatty(), autosave_cell_every=10, start_timeout=180, coalesce_streams=True,
-                extra_arguments=['--log-level=CRITICAL'])
+                log_output=True, stdout_file=Echo(sys.stdout), stderr_file=Echo(sys.stderr),
+                progress_bar=sys.stderr.isatty(), autosave_cell_every=10, start_timeout=180,
+                coalesce_streams=True, extra_arguments=['--log-level=CRITICAL'])
         except papermill.PapermillExecutionError as e:
             raise RunFailed(f'{plan.entry.name} stopped in cell [{e.exec_count}] with {e.ename}: {e.evalue}') from None
         except RuntimeError as e: raise RunFailed(f'{plan.entry.name} stopped: {e}') from None          # the kernel died
