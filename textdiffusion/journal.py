@@ -746,7 +746,7 @@ def finish(
     for name in ('checkpoints', 'cached'): shutil.rmtree(folder/name, ignore_errors=True)
     (folder/'partial.ipynb').unlink(missing_ok=True)
 
-# %% ../nbs/lib/90_journal.ipynb #635c48f4
+# %% ../nbs/lib/90_journal.ipynb #d6867713
 def surroundings(
     root:Path, # the checkout
     folder:Path, # of the run
@@ -755,6 +755,7 @@ def surroundings(
     add = lambda name, value, by: by.join(filter(None, [value, os.environ.get(name)]))
     data = os.environ.get('TEXTDIFFUSION_DATA')
     return dict(TEXTDIFFUSION_RUN=str(folder), TEXTDIFFUSION_DATA=data and os.path.abspath(data), MPLBACKEND=None,
+                OMP_WAIT_POLICY=os.environ.get('OMP_WAIT_POLICY', 'PASSIVE'),
                 PYTHONPATH=add('PYTHONPATH', str(root), os.pathsep), PYTHONWARNINGS=add('PYTHONWARNINGS', 'ignore:IProgress', ','))
 
 @contextmanager
