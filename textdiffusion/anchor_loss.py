@@ -16,10 +16,10 @@ from .objectives import Draw, diffusion_lm, objective, prior, stratified_t, t0_m
 from .sampling import nearest
 from .schedules import SCHEDULES, add_noise, rescale
 
-# %% ../nbs/05_anchor_loss.ipynb #4a0af853
+# %% ../nbs/05_anchor_loss.ipynb #40ae87f3
 _cpu = dict(corpus='restaurants', seeds=1, arms=['baseline', 'best'], steps=1000, lam=.1, schedule='sqrt', factor=2., calls=50, samples=512,
             seq_len=None, emb_dim=16, d_model=128, n_layers=3, n_heads=4, batch_size=64, lr=3e-3, muon_lr=4e-3, teacher_steps=600,
-            on=dict(e2e=dict(steps=600, seq_len=40)))
+            on=dict(e2e=dict(steps=900, seq_len=40)))
 _all = ['baseline', 'report', 'gao', 'self', 'best']
 PRESETS = dict(
     cpu=_cpu,

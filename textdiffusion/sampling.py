@@ -156,7 +156,7 @@ def controlled(
         with torch.enable_grad(): x_s = guide(x_s, t_s, mean, std).detach()
     return project(x_s, t_s) if project else x_s
 
-# %% ../nbs/lib/50_sampling.ipynb #536f0119
+# %% ../nbs/lib/50_sampling.ipynb #bba55269
 def sample(
     denoiser:Callable,              # (x_t (B,L,D), t (B,), x0_prev (B,L,D) or None) -> x0_hat (B,L,D), logits (B,L,V)
     shape:tuple,                    # (B,L,D): sentences, positions, width
@@ -173,7 +173,7 @@ def sample(
     x_T:Tensor|None=None,           # (B,L,D) the noise to start from; drawn if None
     generator:torch.Generator|None=None, # x_T is drawn first, then one noise per call
     device:torch.device|str|None=None,   # None: where the denoiser's parameters are
-    trace_every:int=0,              # keep every so manieth call and the last; 0 keeps none
+    trace_every:int=0,              # keep every n-th call and the last; 0 keeps none
 ) -> tuple:                         # ids (B,L) int64, and the trace: a list of `snapshot`s
     "Generate from noise: the times of the calls fall from 1, the model's mode is restored, the same generator state gives the same ids"
     device, t = device or home(denoiser), times(steps)
