@@ -130,6 +130,14 @@ def copy(tmp_path):
     shutil.copy(ROOT/'settings.ini', tmp_path)
     return tmp_path
 
+@needs_data
+def test_the_command_on_real_text(copy):
+    "The judge's checkpoints included; a smoke run is kept in .runs/, not published"
+    done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '--corpus', 'e2e', cwd=copy, env=environment(PYTHONPATH=str(copy), TEXTDIFFUSION_DATA=DATA))
+    assert done.returncode == 0, done.stderr[-2000:]
+    page, = copy.glob('.runs/*/page.ipynb')
+    assert 'teacher_nll' in outputs(page) and not (copy/'journal').exists()
+
 RUN = ['textdiffusion', 'run', '05_anchor_loss', '--preset', 'cpu', '-p', 'arms', 'best', '-p', 'steps', '150', '-p', 'samples', '32', '-p', 'calls', '3']
 
 def the_record(root):

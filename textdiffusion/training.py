@@ -97,7 +97,7 @@ def load_optimizers(
             if int(m) == n: full['state'].setdefault(int(i), {})[k] = v
         opt.load_state_dict(full)
 
-# %% ../nbs/lib/40_training.ipynb #aa7684e9
+# %% ../nbs/lib/40_training.ipynb #90687912
 def save_checkpoint(
     folder:Path,               # holds at most one checkpoint afterwards
     step:int,                  # steps done
@@ -111,7 +111,7 @@ def save_checkpoint(
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
     for name, m in models.items():
-        if m is not None: save_file({k: v.contiguous() for k, v in m.state_dict().items()}, hidden/f'{name}.safetensors')
+        if m is not None: save_file({k: v.clone() for k, v in m.state_dict().items()}, hidden/f'{name}.safetensors')  # clone: tied weights share memory
     save_file(optimizer_tensors(opts), hidden/'optimizers.safetensors')
     (hidden/'facts.json').write_text(json.dumps(dict(step=step, **facts)), encoding='utf-8')
     os.replace(hidden, done)
