@@ -1,4 +1,4 @@
-# Every target sets up its own environment in .venv the first time (about 2 GB; the packages of constraints.txt).
+# Every target sets up its own environment in .venv the first time, with the packages of constraints.txt.
 SHELL  := /bin/bash
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -7,7 +7,7 @@ ENTRY  ?= 05_anchor_loss
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # A set MPLBACKEND would empty the notebooks' figures; with IN_TEST set nbdev_export does nothing and every run is the smoke preset.
 unexport MPLBACKEND IN_TEST
-# Threads that wait must sleep: spinning, two runs on two cores slowed each other forty-fold (7.6 s a step against 0.19 s).
+# Threads that wait must sleep: spinning, two runs on two cores slowed each other forty-fold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .PHONY: help journal test lab readme export
@@ -41,5 +41,5 @@ $(STAMP): settings.ini setup.py constraints.txt
 	    $$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done); \
 	if [ -z "$$python" ]; then \
 	    echo "textdiffusion needs Python 3.11 or newer, and $(or $(PYTHON),python3) is: $$($(or $(PYTHON),python3) --version 2>&1). Name one: make test PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
-	echo "setting up $(VENV) with $$($$python --version) (about 2 GB, a few minutes)"; \
+	echo "setting up $(VENV) with $$($$python --version) (a few minutes)"; \
 	$$python -m venv $(VENV) && $(BIN)/pip install -q -c constraints.txt -e '.[dev]' && touch $(STAMP)

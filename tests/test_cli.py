@@ -94,7 +94,7 @@ def test_run_publishes_page_and_record_and_never_overwrites(root, tmp_path, monk
 
     assert main(['list']) == main(['log']) == main(['pin', first.stem]) == 0
     said = capsys.readouterr().out
-    assert '(2 records)' in said and 'It does. | loss: 0.6667 |' in said and f'Pinned 01_toy/{first.stem}' in said
+    assert '(records: 2)' in said and 'It does. | loss: 0.6667 |' in said and f'Pinned 01_toy/{first.stem}' in said
 
 def test_a_smoke_run_is_not_published(root, capsys):
     assert main(['run', 'toy', '--preset', 'smoke'], root) == 0 and 'not published' in capsys.readouterr().out

@@ -70,7 +70,7 @@ def commitment_floor(
     "Root mean square distance to the true embedding of a predictor that knows the word and regresses onto x_start"
     return D**.5 * sigma0**2 * ab.sqrt() / (ab*sigma0**2 + 1-ab).sqrt()
 
-# %% ../nbs/05_anchor_loss.ipynb #20dbdcee
+# %% ../nbs/05_anchor_loss.ipynb #ffb4a679
 @torch.no_grad()
 def commitment(
     model:nn.Module,    # a Gaussian denoiser in eval mode
@@ -79,7 +79,7 @@ def commitment(
     alpha_bar:Callable, # the schedule it was trained with
     ts:list[float],     # times
     sigma0:float=0.,    # noise on the clean embeddings, as in training
-) -> list[dict]:        # per t: distance and floor in word spacings, shares of tokens `changed` by clamping and `wrong`
+) -> list[dict]:        # per t: distance and its reference `floor` in word spacings; shares of tokens `changed` (nearest word is not the most likely) and `wrong`
     "How near to words the predictions lie, and what clamping would do to them, at each noise level"
     emb, rows = model.emb, []
     for t in ts:
@@ -88,7 +88,7 @@ def commitment(
         tt = torch.full((len(ids),), t, device=ids.device)
         x_t = add_noise(x_start, tt, alpha_bar, torch.randn(x_start.shape).to(ids.device))
         x0_hat, logits = model(x_t, tt)
-        if model.config.self_condition: x0_hat, logits = model(x_t, tt, x0_hat)
+        if getattr(model.config, 'self_condition', False): x0_hat, logits = model(x_t, tt, x0_hat)
         near = nearest(x0_hat, emb)
         far = (x0_hat - emb[near]).norm(dim=-1)[real].mean() / word_spacing(emb)
         floor = commitment_floor(alpha_bar(tt[:1]), sigma0, emb.shape[1]) / word_spacing(emb)
@@ -96,11 +96,12 @@ def commitment(
         rows.append(dict(t=t, distance=far.item(), floor=floor.item(), changed=share(near != logits.argmax(-1)), wrong=share(logits.argmax(-1) != ids)))
     return rows
 
-# %% ../nbs/05_anchor_loss.ipynb #cad43753
+# %% ../nbs/05_anchor_loss.ipynb #df05a928
 def clamp_effect(
     free:Tensor,    # (B,L) tokens sampled without clamping
     clamped:Tensor, # (B,L) tokens sampled with clamping, from the same noise
+    real:Tensor,    # (B,L) bool, positions that belong to the text of either
 ) -> dict:          # shares of tokens and of sentences that differ
     "What clamping changes in the final text"
-    differs = free != clamped
-    return dict(tokens_changed=differs.float().mean().item(), texts_changed=differs.any(1).float().mean().item())
+    differs = (free != clamped) & real
+    return dict(tokens_changed=(differs.sum()/real.sum().clamp(min=1)).item(), texts_changed=differs.any(1).float().mean().item())

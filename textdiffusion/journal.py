@@ -7,8 +7,8 @@ __all__ = ['ENTRY_NAME', 'PRESET_NAMES', 'CHECKS', 'settings', 'find_root', 'che
            'one_of', 'entries', 'find_entry', 'resolve_preset', 'whole_number', 'not_negative', 'above_zero',
            'existing_folder', 'model_name', 'corpus_name', 'schedule_name', 'same_kind', 'as_list', 'literal',
            'is_empty', 'checked', 'settle', 'device_name', 'span', 'opening', 'plain', 'to_json', 'write_whole', 'hold',
-           'Run', 'made', 'file_name', 'current_run', 'digest', 'folder_hash', 'public', 'source_hash', 'run_key',
-           'commit', 'attempts', 'circumstances', 'record', 'records', 'read_pins', 'pin_word', 'write_log', 'log',
+           'commit', 'Run', 'made', 'file_name', 'current_run', 'digest', 'folder_hash', 'public', 'source_hash',
+           'run_key', 'attempts', 'circumstances', 'record', 'records', 'read_pins', 'pin_word', 'write_log', 'log',
            'scrub', 'private_paths', 'clean_page', 'create', 'publish', 'pin', 'pinned', 'drift', 'source', 'Plan',
            'parameter_names', 'entry_module', 'prepare', 'working_folder', 'finish', 'surroundings', 'environment',
            'logged', 'Echo', 'RunFailed', 'execute', 'run', 'Parser', 'parser', 'listing', 'main']
@@ -276,8 +276,8 @@ def settle(
     settled = {k: v if is_empty(v) else checked(k, v, default.get(k), choices.get(k)) for k, v in values.items()}
     return SimpleNamespace(**{'preset': name, 'corpus': corpus} | settled)
 
-# %% ../nbs/lib/90_journal.ipynb #17d5a7f1
-def device_name() -> str: # such as "NVIDIA H200" or "cpu (x86_64, 2 cores)"
+# %% ../nbs/lib/90_journal.ipynb #f498007f
+def device_name() -> str: # such as "NVIDIA A100" or "cpu (x86_64, 2 cores)"
     "What this process computes on"
     import torch
     return torch.cuda.get_device_name() if torch.cuda.is_available() else f'cpu ({platform.machine()}, {os.cpu_count()} cores)'
@@ -349,13 +349,25 @@ def hold(
     file.close()
     raise ValueError(f'another process is working in {path.parent.name}: wait until it ends, or stop it')
 
-# %% ../nbs/lib/90_journal.ipynb #560d5ae2
+# %% ../nbs/lib/90_journal.ipynb #2ee9f483
+def commit(
+    root:Path|None, # a checkout
+) -> str|None: # 40 hexadecimal digits, with -dirty where the source differs; None outside git
+    "The commit whose source is running"
+    git = lambda *args: subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+    try:
+        if root is None or Path(git('rev-parse', '--show-toplevel')) != Path(root).resolve(): return None
+        return git('rev-parse', 'HEAD') + ('-dirty' if git('status', '--porcelain', '--', 'nbs', settings(root)['lib_path']) else '')
+    except (subprocess.CalledProcessError, FileNotFoundError): return None     # no commit yet; no git here
+
+# %% ../nbs/lib/90_journal.ipynb #8afbfe58
 @dataclass
 class Run:
     "One run of an entry; without a folder nothing is written"
     folder: Path|None = None # under .runs/
     started: float = field(default_factory=time.time) # seconds since 1970
     lock: Any = None # held as long as this object lives
+    source: str|None = field(default_factory=lambda: commit(find_root())) # the commit it started from
 
     def folder_of(
         self, name:str, # of one piece of work, such as best-0
@@ -439,17 +451,7 @@ def run_key(
     "The name of a run: the same for the same work, wherever the data lie"
     return digest(entry.name, to_json(public(cfg)), corpus.fingerprint, source_hash(entry, root))[:12]
 
-# %% ../nbs/lib/90_journal.ipynb #891cadb1
-def commit(
-    root:Path|None, # a checkout
-) -> str|None: # 40 hexadecimal digits, with -dirty where the source differs; None outside git
-    "The commit whose source is running"
-    git = lambda *args: subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
-    try:
-        if root is None or Path(git('rev-parse', '--show-toplevel')) != Path(root).resolve(): return None
-        return git('rev-parse', 'HEAD') + ('-dirty' if git('status', '--porcelain', '--', 'nbs', settings(root)['lib_path']) else '')
-    except (subprocess.CalledProcessError, FileNotFoundError): return None     # no commit yet; no git here
-
+# %% ../nbs/lib/90_journal.ipynb #5125dda2
 def attempts(
     run:Run, # from `current_run`
 ) -> int: # 1 unless the run was stopped and taken up again
@@ -457,16 +459,15 @@ def attempts(
     path = run.folder and run.folder/'attempts.txt'
     return len(path.read_text().splitlines()) if path and path.exists() else 1
 
-# %% ../nbs/lib/90_journal.ipynb #042b2d3c
+# %% ../nbs/lib/90_journal.ipynb #6c0a10cd
 def circumstances(
     run:Run, # from `current_run`
-    root:Path|None=None, # the checkout
 ) -> dict: # date, commit, versions, device, threads, seconds, attempts
     "When and with what a run was made; `seconds` is the wall time of its last attempt"
     import torch
     packages = ('torch', 'transformers', 'safetensors', 'numpy')
     versions = dict(python=platform.python_version(), textdiffusion=textdiffusion.__version__) | {p: version(p) for p in packages}
-    return dict(date=date.today().isoformat(), commit=commit(root or find_root()), versions=versions, device=device_name(),
+    return dict(date=date.today().isoformat(), commit=run.source, versions=versions, device=device_name(),
                 threads=torch.get_num_threads(), seconds=round(time.time() - run.started, 1), attempts=attempts(run))
 
 # %% ../nbs/lib/90_journal.ipynb #844bce14
@@ -856,18 +857,18 @@ class Parser(argparse.ArgumentParser):
         "Leave with status 2 and one sentence"
         self.exit(2, f"textdiffusion: {message}; see '{self.prog} --help'\n")
 
-# %% ../nbs/lib/90_journal.ipynb #4c891dd8
+# %% ../nbs/lib/90_journal.ipynb #2de3296b
 def parser() -> Parser: # of the whole command line
     "The options of `textdiffusion`"
     top = Parser(prog='textdiffusion', description='A journal on text diffusion: run its entries, read its log.')
     commands = top.add_subparsers(dest='command', required=True, metavar='command')
     add = lambda name, text: commands.add_parser(name, help=text, description=f'{text[0].upper()}{text[1:]}.')
-    p = add('run', 'execute an entry, publish page and record in journal/; taken up again when it was killed')
+    p = add('run', 'execute an entry, publish page and record in journal/ (a smoke run stays in .runs/); taken up again when it was killed')
     p.add_argument('entry', help='such as 05_anchor_loss, anchor_loss or 5')
     p.add_argument('--preset', help='smoke, cpu, long or gpu; default: what the machine affords')
     p.add_argument('--corpus', help='such as restaurants or e2e; default: as the preset has it')
     p.add_argument('--data-dir', help='folder with the text of a real corpus')
-    p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='a parameter of the notebook; may be repeated')
+    p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='a parameter of the notebook, such as steps, arms, seeds or lam; may be repeated; a wrong name lists them all')
     add('list', 'show the entries, and how many records each has')
     p = add('pin', 'choose the record that new runs of its entry are compared with')
     p.add_argument('record', help='a path in journal/, or the name of the file')
@@ -875,13 +876,13 @@ def parser() -> Parser: # of the whole command line
     add('log', 'show the log of the journal')
     return top
 
-# %% ../nbs/lib/90_journal.ipynb #692efa50
+# %% ../nbs/lib/90_journal.ipynb #18022f1d
 def listing(
     root:Path|None=None, # the checkout
 ) -> str: # two lines per entry
     "The entries: number, date, title, how many records each has, and the question"
     count = [r['entry'] for r in records(root)].count
-    return '\n'.join(f'{e.name}  {e.date or "undated"}  {e.title} ({count(e.name)} records)\n    {e.question}' for e in entries(root).values())
+    return '\n'.join(f'{e.name}  {e.date or "undated"}  {e.title} (records: {count(e.name)})\n    {e.question}' for e in entries(root).values())
 
 # %% ../nbs/lib/90_journal.ipynb #7f27ef6e
 def main(

@@ -92,7 +92,7 @@ def eps_mse(
     ab = d.alpha_bar(d.t)[:, None, None]
     return (d.eps - (d.x_t - ab.sqrt()*d.x0_hat) / (1-ab).sqrt()).square().mean((1, 2))
 
-# %% ../nbs/lib/35_objectives.ipynb #e3f91b18
+# %% ../nbs/lib/35_objectives.ipynb #e864d682
 def decoder_nll(
     model:nn.Module, # its head has `decode`
     d:Draw,          # the draw
@@ -113,7 +113,7 @@ def token_ce(
     model:nn.Module, # unused
     d:Draw,          # the draw
 ) -> Tensor:         # (B,) nats per position, PAD included
-    "Cross-entropy of the tokens given the *prediction*: the anchor loss [Gao et al. 2024, eq. 6]"
+    "Cross-entropy of the tokens given the *prediction*: the anchor loss [Gao et al. 2024]"
     return token_nll(d.logits, d.ids)
 
 def token_nll(
@@ -138,13 +138,12 @@ def objective(
         return dict(loss=total.mean(), t=d.t, **{k: v.detach() for k, v in parts.items()})
     return loss_fn
 
-# %% ../nbs/lib/35_objectives.ipynb #7aed9757
+# %% ../nbs/lib/35_objectives.ipynb #7575046c
 def diffusion_lm(
     alpha_bar:Callable=sqrt,             # the schedule
-    T:int=2000,                          # steps of its table
     extra:dict[Callable, float]|None=None, # further terms and their weights
     **how,                               # draw_t, p_self
 ) -> Callable:                           # loss_fn(model, ids)
     "The objective of Diffusion-LM as its code computes it (E2E_MSE), plus any extra terms [Li et al. 2022, eq. 2]"
-    sigma0 = (1 - alpha_bar(torch.tensor([1/T], dtype=torch.float64))).sqrt().item()
+    sigma0 = (1 - alpha_bar(torch.tensor([1/2000], dtype=torch.float64))).sqrt().item()  # first step of the T=2000 table
     return objective({x0_mse: 1., t0_mse: 1., decoder_nll: 1., prior: 1., **(extra or {})}, alpha_bar=alpha_bar, sigma0=sigma0, **how)

@@ -97,7 +97,7 @@ def load_optimizers(
             if int(m) == n: full['state'].setdefault(int(i), {})[k] = v
         opt.load_state_dict(full)
 
-# %% ../nbs/lib/40_training.ipynb #90687912
+# %% ../nbs/lib/40_training.ipynb #11ac447a
 def save_checkpoint(
     folder:Path,               # holds at most one checkpoint afterwards
     step:int,                  # steps done
@@ -111,7 +111,7 @@ def save_checkpoint(
     shutil.rmtree(hidden, ignore_errors=True)
     hidden.mkdir(parents=True)
     for name, m in models.items():
-        if m is not None: save_file({k: v.clone() for k, v in m.state_dict().items()}, hidden/f'{name}.safetensors')  # clone: tied weights share memory
+        if m is not None: save_file({k: v.clone(memory_format=torch.contiguous_format) for k, v in m.state_dict().items()}, hidden/f'{name}.safetensors')  # clone: tied weights share memory
     save_file(optimizer_tensors(opts), hidden/'optimizers.safetensors')
     (hidden/'facts.json').write_text(json.dumps(dict(step=step, **facts)), encoding='utf-8')
     os.replace(hidden, done)
@@ -179,7 +179,7 @@ def train_step(
     for opt in opts: opt.step(); opt.zero_grad(set_to_none=True)
     return dict(out, grad_norm=norm)
 
-# %% ../nbs/lib/40_training.ipynb #30aa0bbf
+# %% ../nbs/lib/40_training.ipynb #cc671774
 def fit(
     model:nn.Module,            # trained in place
     loss_fn:Callable,           # (model, ids) -> {'loss': scalar, 't': (B,), term: scalar or (B,)}
@@ -199,12 +199,14 @@ def fit(
     name:str='fit',             # shown in the progress bar
 ) -> Fit:                       # model, averaged model, history
     "Train `model` for `steps` steps; killed and called again with the same arguments, it ends with the same weights"
+    plan = dict(steps=steps, seed=seed, every=every, ema=ema)
     check_plan(steps, every, save_every)
+    if patience and not evaluate: raise ValueError('patience needs evaluate: without an evaluation there is nothing to stop on')
     opts, avg = optimizer(model), copy.deepcopy(model).eval()
     base = [[g['lr'] for g in o.param_groups] for o in opts]
-    state = dict(step=0, history=[], seconds=0., best=math.inf, bad=0)
+    state = dict(step=0, history=[], seconds=0., best=math.inf, bad=0, plan=plan)
     best = copy.deepcopy(avg) if evaluate else None
-    if (found := last_checkpoint(folder)): state = resume(found, dict(model=model, ema=avg, best=best), opts)
+    if (found := last_checkpoint(folder)): state = resume(found, dict(model=model, ema=avg, best=best), opts, plan)
     outs, begun = [], time.perf_counter()
     bar = tqdm(total=steps, initial=state['step'], desc=name, mininterval=.5 if sys.stderr.isatty() else 20, file=sys.stderr)
     model.train()
@@ -230,7 +232,7 @@ def fit(
     seconds = state['seconds'] + time.perf_counter() - begun
     return Fit(model.eval(), best or avg, state['history'], steps, state['step'], seconds, state['best'])
 
-# %% ../nbs/lib/40_training.ipynb #89ffe886
+# %% ../nbs/lib/40_training.ipynb #473d2902
 def check_plan(
     steps:int,      # planned steps
     every:int,      # steps per row
@@ -245,12 +247,15 @@ def resume(
     found:Path,                       # a checkpoint's folder
     models:dict[str, nn.Module|None], # filled in place
     opts:list,                        # filled in place
+    plan:dict,                        # steps, seed, every and ema of the run that resumes
 ) -> dict:                            # the facts stored beside the weights
-    "Load a checkpoint into fresh objects"
+    "Load a checkpoint into fresh objects; one of another plan is refused"
+    facts = json.loads((found/'facts.json').read_text(encoding='utf-8'))
+    if facts['plan'] != plan: raise ValueError(f"{found} is a checkpoint of another run, planned as {facts['plan']}, not as {plan}; name another folder")
     for name, m in models.items():
         if m is not None: m.load_state_dict(load_file(found/f'{name}.safetensors'))
     load_optimizers(opts, load_file(found/'optimizers.safetensors'))
-    return json.loads((found/'facts.json').read_text(encoding='utf-8'))
+    return facts
 
 def finish_row(
     state:dict,              # step, history, best, bad; changed in place
