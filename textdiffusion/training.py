@@ -179,7 +179,7 @@ def train_step(
     for opt in opts: opt.step(); opt.zero_grad(set_to_none=True)
     return dict(out, grad_norm=norm)
 
-# %% ../nbs/lib/40_training.ipynb #cc671774
+# %% ../nbs/lib/40_training.ipynb #d69f721b
 def fit(
     model:nn.Module,            # trained in place
     loss_fn:Callable,           # (model, ids) -> {'loss': scalar, 't': (B,), term: scalar or (B,)}
@@ -200,8 +200,7 @@ def fit(
 ) -> Fit:                       # model, averaged model, history
     "Train `model` for `steps` steps; killed and called again with the same arguments, it ends with the same weights"
     plan = dict(steps=steps, seed=seed, every=every, ema=ema)
-    check_plan(steps, every, save_every)
-    if patience and not evaluate: raise ValueError('patience needs evaluate: without an evaluation there is nothing to stop on')
+    check_plan(steps, every, save_every, patience, evaluate)
     opts, avg = optimizer(model), copy.deepcopy(model).eval()
     base = [[g['lr'] for g in o.param_groups] for o in opts]
     state = dict(step=0, history=[], seconds=0., best=math.inf, bad=0, plan=plan)
@@ -223,7 +222,6 @@ def fit(
         bar.update()
         if (step+1) % every and step+1 < steps: continue
         finish_row(state, outs, avg, best, evaluate)
-        outs = []
         bar.set_postfix(loss=f"{state['history'][-1]['loss']:.3f}", refresh=False)
         if folder and ((step+1) % save_every == 0 or step+1 == steps):
             facts = dict(state, seconds=state['seconds'] + time.perf_counter() - begun)
@@ -232,16 +230,19 @@ def fit(
     seconds = state['seconds'] + time.perf_counter() - begun
     return Fit(model.eval(), best or avg, state['history'], steps, state['step'], seconds, state['best'])
 
-# %% ../nbs/lib/40_training.ipynb #473d2902
+# %% ../nbs/lib/40_training.ipynb #9dd3ae6c
 def check_plan(
     steps:int,      # planned steps
     every:int,      # steps per row
     save_every:int, # steps per checkpoint
+    patience:int|None=None,      # rows to wait for a better evaluation
+    evaluate:Callable|None=None, # (model) -> float
 ) -> None:
     "Raise before anything is trained if the numbers cannot be kept"
     for name, value in (('steps', steps), ('every', every), ('save_every', save_every)):
         if not isinstance(value, int) or value < 1: raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}')
     if save_every % every: raise ValueError(f'save_every ({save_every}) must be a multiple of every ({every}), so that no row is cut in two by a checkpoint')
+    if patience and not evaluate: raise ValueError('patience needs evaluate: without an evaluation there is nothing to stop on')
 
 def resume(
     found:Path,                       # a checkpoint's folder
@@ -259,13 +260,14 @@ def resume(
 
 def finish_row(
     state:dict,              # step, history, best, bad; changed in place
-    outs:list[dict],         # since the last row
+    outs:list[dict],         # since the last row; emptied
     avg:nn.Module,           # averaged weights
     best:nn.Module|None,     # overwritten with `avg` when it evaluates better
     evaluate:Callable|None,  # (model) -> float
 ) -> None:
     "Append a row; where there is an evaluation, keep the best averaged weights"
     row = log_row(outs, state['step'])
+    outs.clear()
     if evaluate:
         with torch.no_grad(): row['held_out'] = float(evaluate(avg))
         if row['held_out'] < state['best']:
