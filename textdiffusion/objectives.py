@@ -6,7 +6,7 @@
 __all__ = ['grid_t', 'stratified_t', 'Draw', 'draw', 'x0_mse', 't0_mse', 'eps_mse', 'decoder_nll', 'prior', 'token_ce',
            'token_nll', 'objective', 'diffusion_lm']
 
-# %% ../nbs/lib/35_objectives.ipynb #9aaa2d0e
+# %% ../nbs/lib/35_objectives.ipynb #e5aa2ca2
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .schedules import add_noise, sqrt
+from .schedules import add_noise, grid, sigma, sqrt
 
 # %% ../nbs/lib/35_objectives.ipynb #6c8e05ce
 def grid_t(
@@ -138,12 +138,12 @@ def objective(
         return dict(loss=total.mean(), t=d.t, **{k: v.detach() for k, v in parts.items()})
     return loss_fn
 
-# %% ../nbs/lib/35_objectives.ipynb #7575046c
+# %% ../nbs/lib/35_objectives.ipynb #6c37eabe
 def diffusion_lm(
     alpha_bar:Callable=sqrt,             # the schedule
     extra:dict[Callable, float]|None=None, # further terms and their weights
     **how,                               # draw_t, p_self
 ) -> Callable:                           # loss_fn(model, ids)
     "The objective of Diffusion-LM as its code computes it (E2E_MSE), plus any extra terms [Li et al. 2022, eq. 2]"
-    sigma0 = (1 - alpha_bar(torch.tensor([1/2000], dtype=torch.float64))).sqrt().item()  # first step of the T=2000 table
+    sigma0 = sigma(grid(2000)[0], alpha_bar).item()                # the noise of the table's first step
     return objective({x0_mse: 1., t0_mse: 1., decoder_nll: 1., prior: 1., **(extra or {})}, alpha_bar=alpha_bar, sigma0=sigma0, **how)

@@ -19,13 +19,13 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-# %% ../nbs/lib/70_plotting.ipynb #b6c16ef6
+# %% ../nbs/lib/70_plotting.ipynb #236fead3
 LABELS = dict(t='noise level t (0 = clean, 1 = noise)', step='training step', arm='arm', loss='loss', held_out='held-out loss (nats per token)',
     grad_norm='gradient norm before clipping', valid='share of valid samples', nll='exact NLL (nats per sentence)', nll_minus_entropy='exact NLL − entropy (nats per sentence)',
     new='share of new sentences', teacher_nll='teacher NLL (nats per token)', unigram='unigram entropy (nats)', distinct='share of distinct sentences', distinct_1='distinct words / words',
     distinct_2='distinct pairs / pairs', distinct_3='distinct triples / triples', self_bleu='self-BLEU (0–100)', copy='longest copy (words)', copy_share='longest copy / sentence length',
     cosine='cosine to x0', cosine_in='cosine of the input to x0', ratio='norm of prediction / norm of x0', mse='squared error per dimension', accuracy='share of tokens right',
-    sensitivity='share of tokens that follow the input', token_ce='cross-entropy (nats per token)', x0_mse='squared error of x0', decoder_nll='decoder NLL (nats per token)')
+    sensitivity='share of tokens that follow the input', token_ce='cross-entropy (nats per token)', log_snr='log signal-to-noise ratio (nats)', x0_mse='squared error of x0', decoder_nll='decoder NLL (nats per token)')
 
 def label(
     name:str, # column of a row
@@ -131,16 +131,17 @@ def arm_bars(
     if hue: sns.move_legend(ax, 'lower left', bbox_to_anchor=(0, 1), ncol=frame[hue].nunique(), title=label(hue), frameon=False)
     return ax
 
-# %% ../nbs/lib/70_plotting.ipynb #66a57912
+# %% ../nbs/lib/70_plotting.ipynb #6327f553
 def noise_curves(
     rows:list[dict],     # with t, the measures, and `by`
     measures:list[str],  # one panel for each
     by:str|None='kind',  # column that tells lines apart
+    x:str='t',           # the noise level; `log_snr` makes different schedules comparable
 ) -> Figure:             # one row of panels
     "Measures against the noise level, one panel each"
-    frame = table_of(rows, ['t', *measures, *([by] if by else [])])
+    frame = table_of(rows, [x, *measures, *([by] if by else [])])
     fig, axes = panels(len(measures), width=3.4)
-    for measure, ax in zip(measures, axes): line_panel(frame, 't', measure, by, ax)
+    for measure, ax in zip(measures, axes): line_panel(frame, x, measure, by, ax)
     for ax in axes[1:]:
         if ax.get_legend(): ax.get_legend().remove()
     return fig
