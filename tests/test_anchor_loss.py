@@ -2,6 +2,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import signal
 import subprocess
@@ -128,6 +129,8 @@ def copy(tmp_path):
     "A checkout of its own, so that publishing touches nothing here"
     for name in ('nbs', 'textdiffusion'): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
     shutil.copy(ROOT/'settings.ini', tmp_path)
+    (tmp_path/'journal').mkdir()
+    shutil.copy(ROOT/'journal/claims.json', tmp_path/'journal')
     return tmp_path
 
 @needs_data
@@ -136,13 +139,13 @@ def test_the_command_on_real_text(copy):
     done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '--corpus', 'e2e', cwd=copy, env=environment(PYTHONPATH=str(copy), TEXTDIFFUSION_DATA=DATA))
     assert done.returncode == 0, done.stderr[-2000:]
     page, = copy.glob('.runs/*/page.ipynb')
-    assert 'teacher_nll' in outputs(page) and not (copy/'journal').exists()
+    assert 'teacher_nll' in outputs(page) and not (copy/'journal/05_anchor_loss').exists()
 
-RUN = ['textdiffusion', 'run', '05_anchor_loss', '--preset', 'cpu', '-p', 'arms', 'best', '-p', 'steps', '150', '-p', 'samples', '32', '-p', 'calls', '3']
+RUN = ['textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '-p', 'arms', 'best', '-p', 'steps', '800', '-p', 'samples', '32', '-p', 'calls', '3']
 
 def the_record(root):
-    found = list((root/'journal/05_anchor_loss').glob('*.json'))
-    assert len(found) == 1 and found[0].with_suffix('.ipynb').exists()
+    found = list(root.glob('.runs/*/record.json'))
+    assert len(found) == 1 and found[0].with_name('page.ipynb').exists()
     return json.loads(found[0].read_text(encoding='utf-8'))
 
 def test_kill_and_resume(copy, tmp_path_factory):
@@ -150,20 +153,77 @@ def test_kill_and_resume(copy, tmp_path_factory):
     env = environment(PYTHONPATH=str(copy))
     p = subprocess.Popen(RUN, cwd=copy, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
     end = time.time() + 200
-    while not list(copy.glob('.runs/*/checkpoints/best-0/step-00000100')):
+    while not list(copy.glob('.runs/*/checkpoints/best-0/step-*')):
         assert p.poll() is None and time.time() < end, 'it ended before a checkpoint was written'
-        time.sleep(.1)
+        time.sleep(.05)
     os.killpg(p.pid, signal.SIGKILL); p.wait()
-    assert not (copy/'journal/05_anchor_loss').exists()
+    assert not list(copy.glob('.runs/*/record.json'))
     again = call(*RUN, cwd=copy, env=env)
     assert again.returncode == 0, again.stderr[-2000:]
     resumed = the_record(copy)
     assert resumed['attempts'] == 2
     assert not list(copy.glob('.runs/*/checkpoints/*/*'))                   # a finished run loses its checkpoints
     whole = tmp_path_factory.mktemp('whole')
-    for name in ('nbs', 'textdiffusion', 'settings.ini'): (shutil.copytree if (copy/name).is_dir() else shutil.copy)(copy/name, whole/name)
+    for name in ('nbs', 'textdiffusion', 'journal', 'settings.ini'): (shutil.copytree if (copy/name).is_dir() else shutil.copy)(copy/name, whole/name)
     done = call(*RUN, cwd=whole, env=environment(PYTHONPATH=str(whole)))
     assert done.returncode == 0, done.stderr[-2000:]
     undisturbed = the_record(whole)
     assert undisturbed['attempts'] == 1
     assert resumed['final_loss'] == undisturbed['final_loss'] and resumed['weights'] == undisturbed['weights'] and resumed['rows'] == undisturbed['rows']
+
+# the other presets ----------------------------------------------------------------------------------------------------
+
+def test_the_gpu_preset_at_tiny_size(copy):
+    "Its arms and widths, a few steps each, on whatever device there is; published like any run"
+    small = ['steps', '2', 'seeds', '1', 'samples', '8', 'calls', '2', 'more_calls', '2', 'exact', '8', 'teacher_steps', '4', 'arms', 'baseline,report-stop,gao,best']
+    options = [x for name, value in zip(small[::2], small[1::2]) for x in ('-p', name, value)]
+    done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'gpu', *options, cwd=copy, env=environment(PYTHONPATH=str(copy)))
+    assert done.returncode == 0, done.stderr[-2000:]
+    path, = (copy/'journal/05_anchor_loss').glob('*-gpu-restaurants-*.json')
+    made = json.loads(path.read_text(encoding='utf-8'))
+    assert {r['arm'] for r in made['rows'] if r['clamp']} >= set(made['parameters']['arms'])
+
+# what the page says ---------------------------------------------------------------------------------------------------
+
+def code_of(*names):
+    "The code cells of the entry that define these functions, without what they display"
+    nb = json.loads((ROOT/NB).read_text(encoding='utf-8'))
+    cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
+    wanted = [c for c in cells if any(f'def {n}(' in c for n in names)]
+    return '\n'.join(c.split('\nif stands[')[0].split('\njudged = ')[0] for c in wanted)
+
+def text_of(record, others=()):
+    "What the entry says of a record: beliefs, lessons, verdicts on the report's claims"
+    import math
+    from functools import partial
+    from types import SimpleNamespace
+    from textdiffusion.anchor_loss import PRESETS
+    from textdiffusion.evaluation import mean_of, paired
+    space = dict(math=math, partial=partial, PRESETS=PRESETS, mean_of=mean_of, paired=paired, stands=record)
+    exec(code_of('points', 'later_beliefs', 'judge', 'lessons', 'ranked', 'measured'), space)
+    beliefs = space['judge'](SimpleNamespace(**record['parameters']), record['rows'], record['over_t'], record['ways'])
+    said = [f"{b['belief']}: {b['measured']}" for b in beliefs] + [space['lessons'](dict(record, beliefs=beliefs))] + [space['elsewhere'](others)]
+    return '\n'.join(said + [found for found, _ in space['measured'](record).values()])
+
+def shifted(value):
+    "A record with every measured number changed"
+    if isinstance(value, dict): return {k: v if k in ('parameters', 'seed', 'calls', 't') else shifted(v) for k, v in value.items()}
+    if isinstance(value, list): return [shifted(v) for v in value]
+    return value*.83 + .0217 if isinstance(value, float) else value
+
+STATED = {'1.3', '0.1', '0.5', '0.2', '0.01'}     # bars of the beliefs, weights of the arms
+
+def test_every_number_in_the_text_comes_from_a_record():
+    "Change the records in a copy: no measured number of the text stays as it was"
+    from textdiffusion.journal import records
+    published = [r for r in records(ROOT) if r['entry'] == '05_anchor_loss']
+    full = [r for r in published if 'over_t' in r and len(r['seeds']) >= 3 and {'report-strong', 'best'} <= set(r['parameters']['arms'])]
+    assert full, 'there is no record of all arms with three seeds'
+    before, after = text_of(full[-1], published), text_of(shifted(full[-1]), [shifted(r) for r in published])
+    names = {n for r in published for n in re.findall(r'[\d.]+', r['name'])}
+    numbers = lambda text: re.findall(r'\d+\.\d+', text)
+    same = [(a, b) for a, b in zip(numbers(before), numbers(after)) if a == b and a not in STATED | names]
+    assert len(numbers(before)) > 60 and len(same) < .1*len(numbers(before)), same       # a rounded difference may stay by chance
+    nb = json.loads((ROOT/NB).read_text(encoding='utf-8'))
+    prose = ''.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown').split('## Results of this run')[1].split('## To see it again')[0]
+    assert not set(re.findall(r'(?<![\w.])\d*\.\d+', prose)) - {'.04', '.02', '.1'}  # sampling errors of the tables, which follow from n

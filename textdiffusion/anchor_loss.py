@@ -18,13 +18,13 @@ from .objectives import Draw, diffusion_lm, objective, prior, stratified_t, t0_m
 from .sampling import nearest
 from .schedules import SCHEDULES, add_noise, grid, log_snr, rescale, sigma
 
-# %% ../nbs/05_anchor_loss.ipynb #0d56918d
+# %% ../nbs/05_anchor_loss.ipynb #afaed0be
 _cpu = dict(corpus='restaurants', seeds=1, arms=['baseline', 'best'], steps=1000, lam=.1, schedule='sqrt', factor=2., calls=50, more_calls=[20], samples=512,
             exact=512, seq_len=None, emb_dim=16, d_model=128, n_layers=3, n_heads=4, batch_size=64, lr=3e-3, muon_lr=4e-3, teacher_steps=600,
             on={'e2e': dict(steps=900, seq_len=40), 'restaurants-large': dict(exact=128)})
 _all = ['baseline', 'report-weak', 'report', 'report-strong', 'report-stop', 'gao', 'gao-light', 'gao-normalised', 'self', 'best']
 _real = dict(arms=['baseline', 'report', 'best'], steps=1500, seq_len=40, more_calls=[20])
-_large = dict(arms=['baseline', 'best'], steps=1500, exact=128, more_calls=[20])
+_large = dict(arms=['baseline', 'best'], exact=128, more_calls=[20])
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(arms=_all, steps=10, calls=3, more_calls=[2], samples=48, exact=16, d_model=32, n_layers=1, n_heads=2, batch_size=16, teacher_steps=10, on={}),

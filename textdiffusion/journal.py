@@ -677,8 +677,8 @@ def drift(
         found.append(dict(zip(by, k), measure=measure, pinned=a, new=b, tol=tol[measure]))
     return found
 
-# %% ../nbs/lib/90_journal.ipynb #376a7e55
-VERDICTS = ('reproduced', 'refuted', 'not comparable', 'implemented', 'cannot be judged', 'open')
+# %% ../nbs/lib/90_journal.ipynb #6d8b0031
+VERDICTS = ('reproduced', 'refuted', 'undecided', 'not comparable', 'implemented', 'cannot be judged', 'open') # undecided: the seeds differ too much; open: not run
 
 def claim_text(
     claim:dict, # a row of claims.json

@@ -258,7 +258,7 @@ def published(root):
     "Path -> content id of every record and executed notebook, as the history first had it"
     log = git(root, 'log', '--format=', '--full-history', '--raw', '--no-abbrev', '--no-renames', '--diff-filter=A', '-z', '--', 'journal') or ''
     raw = log.split('\0')
-    return {path: info.split()[3] for info, path in zip(raw[::2], raw[1::2]) if path.endswith(('.json', '.ipynb')) and path != 'journal/pinned.json'}
+    return {path: info.split()[3] for info, path in zip(raw[::2], raw[1::2]) if path.endswith(('.json', '.ipynb')) and path not in ('journal/pinned.json', 'journal/claims.json')}
 
 def records(root):
     "Every record that the history holds is still there, byte for byte"
