@@ -677,7 +677,7 @@ def drift(
         found.append(dict(zip(by, k), measure=measure, pinned=a, new=b, tol=tol[measure]))
     return found
 
-# %% ../nbs/lib/90_journal.ipynb #6d8b0031
+# %% ../nbs/lib/90_journal.ipynb #ed06128f
 VERDICTS = ('reproduced', 'refuted', 'undecided', 'not comparable', 'implemented', 'cannot be judged', 'open') # undecided: the seeds differ too much; open: not run
 
 def claim_text(
@@ -704,9 +704,11 @@ def claims(
 def show_claims(
     rows:list, # from `claims`
 ) -> None:
-    "Display the claims: a table of those that are true or false, and one line of those that an entry simply implements"
+    "Display the claims: how many of each verdict, a table of those that are true or false, and one line of those that an entry simply implements"
     import pandas as pd
     from IPython.display import Markdown, display
+    tally = [(sum(r['verdict'] == v for r in rows), v) for v in VERDICTS]
+    display(Markdown(f"{len(rows)} claims: {', '.join(f'{n} {v}' for n, v in tally if n)}."))
     table = pd.DataFrame([r for r in rows if r['verdict'] != 'implemented'], columns=['id', 'says', 'verdict', 'found', 'by'])
     with pd.option_context('display.max_colwidth', None, 'display.max_rows', None):
         display(table.style.hide(axis='index').set_properties(**{'text-align': 'left', 'white-space': 'normal'}))
