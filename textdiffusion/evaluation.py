@@ -8,15 +8,18 @@ __all__ = ['T_975', 'behind_end', 'counted', 'is_word', 'word_rows', 'form', 'ex
            'novelty', 'windows', 'fingerprint', 'tally', 'followers', 'draw_next', 'interpolate', 'NGram',
            'new_teacher', 'causal_nll', 'teacher_nll', 'fit_teacher', 'teacher_sample', 'rates', 'evaluate',
            'shuffle_words', 'reference_rows', 'summarise', 'matching', 'mean_of', 'paired', 'word_spacing', 'noised',
-           'denoising_table', 'input_sensitivity', 'bayes_denoiser']
+           'denoising_table', 'input_sensitivity', 'language_tokens', 'sentence_marginals', 'bayes_denoiser',
+           'spread_counts', 'mask_exactly', 'masked_nelbo', 'possible', 'masked_oracle']
 
-# %% ../nbs/lib/60_evaluation.ipynb #ef178d7c
+# %% ../nbs/lib/60_evaluation.ipynb #cdad55f1
 import math, random
 from collections import Counter
 from typing import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .objectives import kept, masked_nll
+from .sampling import beside, evaluating
 from .schedules import add_noise
 from .training import adamw, fit
 
@@ -558,7 +561,29 @@ def input_sensitivity(
         rows.append(dict(t=float(t), sensitivity=(said != other)[differ].float().mean().item()))
     return rows
 
-# %% ../nbs/lib/60_evaluation.ipynb #f75b74e4
+# %% ../nbs/lib/60_evaluation.ipynb #4ebcbc1a
+def language_tokens(
+    corpus,  # Corpus with a grammar, one token per word
+    who:str, # who asks, for the message
+) -> Tensor: # ids of the words, of EOS and of PAD, in the order of `Grammar.marginals`
+    "The symbols of the corpus's grammar as token ids; a ValueError on any other corpus"
+    if corpus.grammar is None: raise ValueError(f'{who} needs an oracle language, and {corpus.name} is real text; choose restaurants or restaurants-large')
+    tokens = torch.tensor(corpus.tokenizer.convert_tokens_to_ids(corpus.grammar.words) + [corpus.eos_id, corpus.pad_id])
+    if (tokens == corpus.special['unk']).any(): raise ValueError(f'{who} needs one token per word, and the tokenizer of {corpus.name} cuts words; load the corpus without a tokenizer of your own')
+    return tokens
+
+def sentence_marginals(
+    likely:Tensor, # (B,L,V) log p(evidence at a position | token), up to a constant per position
+    corpus,        # Corpus with a grammar
+    tokens:Tensor, # from `language_tokens`
+) -> Tensor:       # (B,L,V) float64 on the CPU, p(token at a position | all evidence); BOS first, whatever the evidence there
+    "`Grammar.marginals` on framed rows of ids"
+    p = torch.zeros(likely.shape, dtype=torch.float64)
+    p[:, 0, corpus.bos_id] = 1.
+    p[:, 1:, tokens] = corpus.grammar.marginals(likely[:, 1:, tokens].cpu())
+    return p
+
+# %% ../nbs/lib/60_evaluation.ipynb #3ad37a38
 def bayes_denoiser(
     corpus,             # Corpus with a grammar
     emb:Tensor,         # (V,D) embedding table
@@ -566,17 +591,86 @@ def bayes_denoiser(
     sigma0:float=0.,    # spread of the noise on clean embeddings
 ) -> Callable:          # (x_t (B,L,D), t (B,), unused) -> x0_hat (B,L,D), logits (B,L,V): exact log probabilities, at least -100
     "The posterior mean of x_start and the posterior of each token, exactly: the lowest x0_mse and token_ce possible"
-    if corpus.grammar is None: raise ValueError(f'bayes_denoiser needs an oracle language, and {corpus.name} is real text; choose restaurants or restaurants-large')
-    tokens = torch.tensor(corpus.tokenizer.convert_tokens_to_ids(corpus.grammar.words) + [corpus.eos_id, corpus.pad_id])
+    tokens = language_tokens(corpus, 'bayes_denoiser')
     def denoise(x_t, t, x0_prev=None):
         ab = alpha_bar(t)[:, None, None].to(x_t)
         v = ab*sigma0**2 + 1-ab
         k = ab.sqrt()*sigma0**2 / v
         likely = -torch.cdist(x_t, ab.sqrt()*emb).square() / (2*v)           # (B,L,V)
         likely = (likely - likely.amax(-1, keepdim=True)).clamp(min=-600/likely.shape[1])
-        p = torch.zeros(likely.shape, dtype=torch.float64)
-        p[:, 0, corpus.bos_id] = 1.
-        p[:, 1:, tokens] = corpus.grammar.marginals(likely[:, 1:, tokens].cpu())
-        p = p.to(x_t)
+        p = sentence_marginals(likely, corpus, tokens).to(x_t)
         return (1 - k*ab.sqrt())*(p @ emb) + k*x_t, p.clamp(min=1e-43).log()
     return denoise
+
+# %% ../nbs/lib/60_evaluation.ipynb #17bbc8b4
+def spread_counts(
+    m:Tensor,                  # (n,) largest count of each row, at least 1
+    draws:int,                 # how many per row
+    generator:torch.Generator, # on the CPU
+) -> Tensor:                   # (n,draws) int64 from 1 to m
+    "Counts that are uniform on 1…m each, and spread evenly over the draws of a row and over the rows"
+    n = len(m)
+    offset = (torch.randperm(n, generator=generator) + torch.rand(1, generator=generator, dtype=torch.float64)) / n
+    return ((torch.arange(draws) + offset[:, None]) / draws * m[:, None]).long().clamp(max=m[:, None]-1) + 1
+
+def mask_exactly(
+    ids:Tensor,                # (B,L) tokens, on the CPU
+    k:Tensor,                  # (B,) how many to mask
+    free:Tensor,               # (B,L) bool, which may be masked: at least k
+    mask_id:int,               # the mask
+    generator:torch.Generator, # on the CPU
+) -> tuple[Tensor,Tensor]:     # z (B,L), and the level (B,) float32: Beta(k, m-k+1), independent of which are masked
+    "Mask k positions of each row, any k equally likely"
+    u = torch.rand(ids.shape, generator=generator, dtype=torch.float64).masked_fill(~free, 2.)
+    level = u.sort(1).values.gather(1, k[:, None]-1)
+    return ids.masked_fill(u <= level, mask_id), level[:, 0].float()
+
+# %% ../nbs/lib/60_evaluation.ipynb #96eab55d
+def masked_nelbo(
+    denoiser:Callable, # (z (B,L), share (B,)) -> logits (B,L,W)
+    ids:Tensor,        # (n,L) token ids
+    mask_id:int,       # the mask
+    draws:int=16,      # masks per row
+    keep=None,         # never masked, as in `objectives.kept`
+    seed:int=0,        # of the masks: the same for every model
+    batch:int=64,      # rows per call
+) -> Tensor:           # (n,) float64 nats per row
+    "An unbiased estimate of the upper bound on -log p of the maskable tokens, given the kept ones"
+    if draws < 1: raise ValueError(f'draws must be at least 1, got {draws}')
+    ids, generator = ids.cpu(), torch.Generator().manual_seed(seed)
+    free = ~kept(keep, ids)
+    if not (m := free.sum(1)).all(): raise ValueError(f'row {int((m == 0).nonzero()[0])} has no position that may be masked: keep covers all of it')
+    total = torch.zeros(len(ids), dtype=torch.float64)
+    with evaluating(denoiser):
+        for k in spread_counts(m, draws, generator).T:
+            z, level = mask_exactly(ids, k, free, mask_id, generator)
+            rows = [beside(x, denoiser) for x in (z, level, ids)]
+            nll = [masked_nll(denoiser(z_t, share), x, z_t, mask_id).double().sum(1).cpu() for z_t, share, x in zip(*(x.split(batch) for x in rows))]
+            total += m/k * torch.cat(nll) / draws
+    return total
+
+# %% ../nbs/lib/60_evaluation.ipynb #125e879f
+def possible(
+    allowed:Tensor, # (B,n,symbols) bool, which symbols a position may have, as in `Grammar.marginals`
+    grammar,        # Grammar
+) -> Tensor:        # (B,) bool
+    "Whether a sentence of at most n words agrees with the row"
+    said, ways = grammar.states.index(()), allowed.permute(1, 2, 0).double()
+    symbol = grammar.symbol + (grammar.source == said)
+    live = torch.zeros(len(grammar.states), len(allowed), dtype=torch.float64)
+    live[0] = 1
+    for way in ways: live = torch.zeros_like(live).index_add(0, grammar.target, live[grammar.source]*way[symbol]).clamp(max=1)
+    return live[[grammar.end, said]].sum(0) > 0
+
+def masked_oracle(
+    corpus,       # Corpus with a grammar
+    batch:int=64, # rows at once; memory grows with it
+) -> Callable:    # (z (B,L), share unused) -> logits (B,L,V): exact log-probabilities, -inf where impossible
+    "The exact posterior of every hidden token given the visible ones, among the sentences that fit in L"
+    tokens = language_tokens(corpus, 'masked_oracle')
+    def posterior(z):
+        hidden = (z == corpus.mask_id)[..., None]
+        evidence = hidden | (z[..., None] == torch.arange(corpus.vocab_size))    # (B,L,V) bool
+        evidence |= ~possible(evidence[:, 1:, tokens], corpus.grammar)[:, None, None]
+        return sentence_marginals(evidence.double().log(), corpus, tokens).log()
+    return lambda z, share: torch.cat([posterior(part) for part in z.cpu().split(batch)]).to(z.device)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['PRECISIONS', 'muon_adamw', 'adamw', 'linear_decay', 'ema_update', 'reseed', 'optimizer_tensors', 'load_optimizers',
            'save_checkpoint', 'last_checkpoint', 'log_row', 'cut', 'OneProcess', 'Loss', 'prepare', 'Fit', 'train_step',
-           'check_plan', 'fit', 'resume', 'finish_row']
+           'check_plan', 'fit', 'resume', 'finish_row', 'pretrain_stand_in']
 
 # %% ../nbs/lib/40_training.ipynb #35eba239
 import copy
@@ -367,3 +367,19 @@ def finish_row(
     state['step'] = step
     state['history'].append(row)
     process.log(row, step=step)
+
+# %% ../nbs/lib/40_training.ipynb #e6f2a4aa
+def pretrain_stand_in(
+    model:nn.Module,   # fresh and small, of a pretrained class; trained in place
+    loss_fn:Callable,  # its pretraining task: (model, ids) -> {'loss': scalar, …}
+    batches:Callable,  # (step) -> ids (B,L) of the corpus at hand
+    steps:int,         # of pretraining
+    *,
+    stands_for:str,    # whose weights are missing, such as 'roberta-base'
+    task:str,          # the pretraining task, in words
+    **how,             # further arguments of `fit`, such as optimizer, seed, folder
+) -> tuple[nn.Module, dict]: # the averaged weights, in eval mode; what a record must say about them
+    "A small model in the place of a pretrained one, trained here because no weights were given"
+    fitted = fit(model, loss_fn, batches, steps, **how)
+    return fitted.ema, dict(stands_for=stands_for, task=task, parameters=sum(p.numel() for p in model.parameters()), steps=fitted.steps_done, loss=fitted.history[-1]['loss'],
+        seconds=round(fitted.seconds, 1), weights=fitted.weights_hash(), note='no weights were given: a small stand-in, pretrained on this corpus alone')
