@@ -1,7 +1,7 @@
 """Masked diffusion: oracles of MDLM's and dLLM's code, sources whose entropy is known, the perfect denoiser and its ceiling, what sampling costs, and every refusal."""
 import math
 import time
-from functools import partial
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from textdiffusion import grammar
-from textdiffusion.corpora import bpe_tokenizer, load_corpus, oracle
+from textdiffusion.corpora import list_tokenizer, oracle
 from textdiffusion.evaluation import exact_nll, mask_exactly, masked_nelbo, masked_oracle, oracle_scores, possible, rates, spread_counts
 from textdiffusion.grammar import Grammar, read_rules
 from textdiffusion.models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, load, rms_norm, rotary
@@ -22,10 +22,10 @@ SIZES = dict(vocab_size=11, d_model=32, n_layers=2, n_heads=2)
 
 def seeded(seed=0): return torch.Generator().manual_seed(seed)
 
-def random_denoiser(time=False, seed=0):
+def random_denoiser(timed=False, seed=0):
     "A network with opinions: random weights, also where training starts at zero"
     torch.manual_seed(seed)
-    model = MaskedDenoiser(MaskedConfig(**SIZES, time=time)).eval()
+    model = MaskedDenoiser(MaskedConfig(**SIZES, time=timed)).eval()
     with torch.no_grad():
         for p in model.parameters(): p.add_(.2*torch.randn_like(p))
     return model
@@ -39,20 +39,20 @@ def clueless(V): return source(torch.ones(V)/V)
 # ---- the model ------------------------------------------------------------------
 
 def test_twin_up_to_one_row_of_the_table():
-    for time, extra in ((False, 32), (True, 32 + 128*32+32 + 32*32+32)):
-        assert MaskedDenoiser(MaskedConfig(**SIZES, time=time)).n_params() - CausalLM(CausalConfig(**SIZES)).n_params() == extra
+    for timed, extra in ((False, 32), (True, 32 + 128*32+32 + 32*32+32)):
+        assert MaskedDenoiser(MaskedConfig(**SIZES, time=timed)).n_params() - CausalLM(CausalConfig(**SIZES)).n_params() == extra
 
 def test_an_untrained_denoiser_says_nothing():
     torch.manual_seed(0)
     out = masked_ce(11)(MaskedDenoiser(MaskedConfig(**SIZES)), torch.randint(11, (8, 5)))
     assert out['loss'].item() == pytest.approx(math.log(11), abs=1e-6)
 
-@pytest.mark.parametrize('time', [False, True])
-def test_masked_denoiser_survives_the_disk(time, tmp_path):
-    model = random_denoiser(time)
+@pytest.mark.parametrize('timed', [False, True])
+def test_masked_denoiser_survives_the_disk(timed, tmp_path):
+    model = random_denoiser(timed)
     model.save_pretrained(tmp_path)
     again, z = load(tmp_path), torch.randint(12, (3, 6))
-    assert type(again) is MaskedDenoiser and again.config.time == time
+    assert type(again) is MaskedDenoiser and again.config.time == timed
     assert torch.equal(again(z, torch.tensor([.1, .5, 1.])), model(z, torch.tensor([.1, .5, 1.])))
 
 def test_blocks_are_what_they_were_before_their_parts_had_names():
@@ -124,8 +124,7 @@ def test_masked_ce_is_the_pooled_loss_of_a_masked_language_model():
     torch.testing.assert_close(out['loss'], F.cross_entropy(model(z, torch.full((16,), .4)).flatten(0, 1), ids.masked_fill(z != 11, -100).flatten()))
 
 def test_one_draw_in_both_losses():
-    model, ids = random_denoiser(time=True), torch.randint(11, (16, 9))
-    for loss in (masked_bound, masked_ce): torch.manual_seed(0); loss(11, mask_cosine)(model, ids)
+    model, ids = random_denoiser(timed=True), torch.randint(11, (16, 9))
     outs = []
     for loss in (masked_bound, masked_ce): torch.manual_seed(0); outs.append(loss(11, mask_cosine)(model, ids))
     assert all(torch.equal(outs[0][k], outs[1][k]) for k in ('t', 'bound', 'ce')) and outs[0]['loss'] != outs[1]['loss']
@@ -170,14 +169,14 @@ def test_the_level_makes_the_bound_exact_for_a_model_that_reads_it():
     bound = masked_nelbo(price, ids, 2, draws=16, batch=4000)
     assert abs(bound.mean().item() - m/2) < 4*bound.std().item()/4000**.5 < .05
 
-@pytest.mark.parametrize('time', [False, True])
-def test_training_and_evaluation_estimate_one_bound(time):
-    model, ids = random_denoiser(time), torch.randint(11, (1, 12), generator=seeded()).expand(6000, 12)
+@pytest.mark.parametrize('timed', [False, True])
+def test_training_and_evaluation_estimate_one_bound(timed):
+    model, ids = random_denoiser(timed), torch.randint(11, (1, 12), generator=seeded()).expand(4000, 12)
     torch.manual_seed(1)
     with torch.no_grad(): drawn = {name: masked_draw(model, ids, 11, MASK_SCHEDULES[name]).bound for name in ('linear', 'cosine', 'exponential')}
-    counted = masked_nelbo(model, ids[:1000], 11, draws=12, batch=1000)/12
+    counted = masked_nelbo(model, ids[:500], 11, draws=12, batch=500)/12
     for name, bound in drawn.items():
-        error = (bound.var()/6000 + counted.var()/1000).sqrt().item()
+        error = (bound.var()/4000 + counted.var()/500).sqrt().item()
         assert abs(bound.mean() - counted.mean()).item() < 4*error < .3, name
 
 def test_counts_are_stratified_and_masks_are_common():
@@ -225,7 +224,7 @@ def test_an_ancestral_path_has_the_share_of_masks_of_its_schedule(name):
 @pytest.mark.parametrize('pick', [ancestral, scheduled, random_k(2), top_k(3), threshold(.5)])
 @pytest.mark.parametrize('choose', [categorical, greedy])
 def test_nothing_stays_masked_and_nothing_said_is_changed(pick, choose):
-    model, z = random_denoiser(time=True), torch.randint(11, (20, 15), generator=seeded())
+    model, z = random_denoiser(timed=True), torch.randint(11, (20, 15), generator=seeded())
     z[:, 4:9], z[::2, 12:] = 11, 11                                                     # gaps in the middle, in every other row also at the end
     ids, trace = unmask(model, z, 6, 11, pick=pick, choose=choose, generator=seeded(), trace_every=1)
     assert ids.max() < 11 and torch.equal(ids[z != 11], z[z != 11]) and (z == 11).any()
@@ -289,14 +288,12 @@ def test_independent_words_keep_their_law(steps):
 # ---- float32 --------------------------------------------------------------------------
 
 def test_the_largest_gumbel_numbers():
+    "What the largest uniform number below 1 makes: in float32, nothing above 16.6"
     for dtype, known in ((torch.float32, 16.6355), (torch.float64, 36.7368)):
         top = torch.tensor(1., dtype=dtype) - torch.finfo(dtype).eps/2                    # the largest number that torch.rand makes
         assert -(-top.log()).log().item() == pytest.approx(known, abs=1e-4)
-    never = torch.tensor([0., -17.5])                                                    # e^-17.5 = 2.5e-8: not once in a float32 lifetime against a rival at its lowest
-    worst = torch.tensor(2.**-24).log().neg().log().neg()                                 # the lowest positive draw, -2.8
-    assert never[1] + 16.6355 < never[0] + 0 and worst < 0
 
-def joint_run(dtype, calls=1200, rare=12_000, n=40):
+def joint_run(dtype, n, calls=1200, rare=12_000):
     "A perfect model of words without order, in the manner of MDLM's sampler: a word or staying masked is one draw. Share of rare words, true .5"
     words = torch.cat([torch.full((10,), .05), torch.full((rare,), .5/rare)]).double().log()
     generator, left, found = seeded(), n, 0
@@ -308,10 +305,10 @@ def joint_run(dtype, calls=1200, rare=12_000, n=40):
     return found/n
 
 def test_float32_lowers_the_entropy_of_a_thousand_calls():
-    "The expected share in float32 is .32 and its standard error .075; the entropy falls with it"
-    lost, whole = joint_run(torch.float32), joint_run(torch.float64)
+    "Expected shares of rare words .32 and .5, with standard errors of .06 and .09; the entropy of the text falls with the share"
+    lost, whole = joint_run(torch.float32, n=64), joint_run(torch.float64, n=32)
     def entropy(share): return -(1-share)*math.log((1-share)/10) - share*math.log(share/12_000)
-    assert abs(whole - .5) < .2 and lost < whole - .1 and entropy(lost) < entropy(whole) - .5
+    assert lost < .44 < whole + .1 and lost < whole and entropy(lost) < entropy(.5) - .3, (lost, whole)
 
 # ---- the perfect denoiser ---------------------------------------------------------------
 
@@ -355,7 +352,7 @@ def test_ceiling_of_the_prototypes_language(small, calls, published, n):
     assert abs(valid - published) < .03 + error, (valid, error)
 
 def test_one_position_per_call_is_exact(small):
-    n, start = 512, canvas(torch.full((512, 1), small.bos_id), 30, small.mask_id)
+    n, start = 256, canvas(torch.full((256, 1), small.bos_id), 30, small.mask_id)
     ids, _ = unmask(masked_oracle(small), start, 29, small.mask_id, pick=random_k(1), generator=seeded())
     scores, spread = oracle_scores(ids, small), exact_nll(small.test, small).std().item()
     assert scores['valid'] >= .99 and abs(scores['nll_minus_entropy']) < 4*spread/n**.5 and small.after_eos(ids) == 0
@@ -370,7 +367,7 @@ def test_the_bound_of_the_perfect_denoiser_is_the_exact_likelihood(small):
 def test_masked_oracle_is_the_grammars_posterior(small):
     "Against `Grammar.posterior`, which has its own checks by enumeration"
     g, ids = small.grammar, small.test[:40]
-    hidden = torch.rand(ids.shape, generator=seeded()) < .6
+    hidden = (torch.rand(ids.shape, generator=seeded()) < .6) | (ids == small.eos_id) | (ids == small.pad_id)  # where `posterior` has one symbol for two
     p = masked_oracle(small, batch=16)(ids.masked_fill(hidden, small.mask_id), None).exp()
     words = small.tokenizer.convert_tokens_to_ids(g.words)
     symbol = torch.full((small.vocab_size,), len(g.words)); symbol[words] = torch.arange(len(g.words))
@@ -394,9 +391,9 @@ def test_an_impossible_canvas_is_answered_as_an_empty_one(small):
 @pytest.mark.parametrize('how', [dict(), dict(pick=random_k(4)), dict(pick=top_k(4)), dict(pick=threshold(.9), choose=greedy), dict(pick=scheduled, choose=greedy)],
                          ids=['ancestral', 'random_k', 'top_k', 'threshold', 'scheduled'])
 def test_sampling_costs_little_more_than_the_forward_passes(how):
-    "Inside and outside of the denoiser in one run, so that a busy machine slows both; the best of five runs"
+    "Inside and outside of the denoiser in one run, so that a busy machine slows both; the best of three runs"
     torch.manual_seed(0)
-    model, z = MaskedDenoiser(MaskedConfig(vocab_size=78, d_model=128, n_layers=3, n_heads=4)).eval(), torch.full((128, 29), 78)
+    model, z = MaskedDenoiser(MaskedConfig(vocab_size=78, d_model=128, n_layers=3, n_heads=4)).eval(), torch.full((64, 29), 78)
     with torch.no_grad(): model.out.weight.normal_(std=.1)
     def once():
         inside = []
@@ -404,11 +401,11 @@ def test_sampling_costs_little_more_than_the_forward_passes(how):
             begun = time.process_time(); logits = model(z, share); inside.append(time.process_time()-begun)
             return logits
         begun = time.process_time()
-        unmask(timed, z, 8, 78, generator=seeded(), **how)
+        unmask(timed, z, 6, 78, generator=seeded(), **how)
         return (time.process_time()-begun)/sum(inside) - 1
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    try: assert min(once() for _ in range(5)) <= .10
+    try: assert min(once() for _ in range(3)) <= .10
     finally: torch.set_num_threads(threads)
 
 def test_a_trace_can_be_drawn(small):
@@ -435,12 +432,12 @@ def test_refusals_of_the_sampler():
         with pytest.raises(ValueError, match=r'tau must lie in \(0, 1\]'): threshold(tau)
     with pytest.raises(ValueError, match='a prefix of 7 tokens leaves nothing to write in a window of 7; give at most 6'): canvas(torch.zeros(1, 7), 7, 4)
 
-def test_refusals_of_losses_and_evaluation():
+def test_refusals_of_losses_and_evaluation(small):
     ids = torch.zeros(2, 6, dtype=torch.long)
     with pytest.raises(ValueError, match='keep must be a tensor of booleans'): masked_bound(4, keep=torch.arange(6))(clueless(4), ids)
     with pytest.raises(ValueError, match='draws must be at least 1, got 0'): masked_nelbo(clueless(4), ids, 4, draws=0)
     with pytest.raises(ValueError, match='row 1 has no position that may be masked'): masked_nelbo(clueless(4), ids, 4, keep=torch.tensor([[False], [True]]))
-    with pytest.raises(ValueError, match='masked_oracle needs one token per word'): masked_oracle(load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=300)))
+    with pytest.raises(ValueError, match='masked_oracle needs one token per word'): masked_oracle(replace(small, tokenizer=list_tokenizer(['the'])))
     class Text: grammar, name = None, 'wikitext2'
     with pytest.raises(ValueError, match='masked_oracle needs an oracle language, and wikitext2 is real text; choose restaurants or restaurants-large'): masked_oracle(Text)
     with pytest.raises(ValueError, match='d_model 30 must be divisible'): MaskedConfig(d_model=30)

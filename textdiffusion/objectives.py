@@ -181,7 +181,7 @@ def bound_weight(
         return (-slope / (1-ab)).detach()
     return schedule(weight)(t)
 
-# %% ../nbs/lib/35_objectives.ipynb #83f02063
+# %% ../nbs/lib/35_objectives.ipynb #e9c07a74
 def forbid(
     logits:Tensor, # (…,W) scores
     mask_id:int,   # the mask
@@ -194,7 +194,7 @@ def subs(
     z_t:Tensor,    # (B,L) text with masks
     mask_id:int,   # the mask
 ) -> Tensor:       # (B,L,W) log-probabilities
-    "Never predict the mask; what is visible has log-probability 0 and everything else there -inf [Sahoo et al. 2024, §3.2.3]"
+    "Never predict the mask; what is visible has log-probability 0 and everything else there -inf [Sahoo et al. 2024]"
     logp = forbid(logits, mask_id).log_softmax(-1)
     seen = torch.full_like(logp, -torch.inf).scatter(-1, z_t.clamp(max=logits.shape[-1]-1)[..., None], 0.)
     return torch.where((z_t == mask_id)[..., None], logp, seen)

@@ -246,7 +246,7 @@ def greedy(
     "The most likely token"
     return logits.argmax(-1)
 
-# %% ../nbs/lib/50_sampling.ipynb #f5b9ba09
+# %% ../nbs/lib/50_sampling.ipynb #af4d8666
 def first_k(
     scores:Tensor, # (B,L) what is preferred
     masked:Tensor, # (B,L) bool
@@ -262,7 +262,7 @@ def ancestral(
     reveal:float,        # share to reveal
     generator,           # of the draw
 ) -> Tensor:             # (B,L) bool
-    "Each masked position independently with probability `reveal`: the reverse process [Sahoo et al. 2024, eq. 7]"
+    "Each masked position independently with probability `reveal`: the reverse process [Sahoo et al. 2024]"
     return masked & (uniform(masked.shape, generator, masked.device) < reveal)
 
 def scheduled(

@@ -1,0 +1,186 @@
+"Entry 06 as a reader runs it, its functions against known answers, and the numbers of its text"
+import json
+import math
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from textdiffusion.corpora import load_corpus
+from textdiffusion.evaluation import masked_oracle
+from textdiffusion.masked_diffusion import PRESETS, arms_of, blank, bound_scatter, canvases, independent_t, parallel_bound, posterior_gap
+from textdiffusion.models import MaskedConfig, MaskedDenoiser
+from textdiffusion.objectives import masked_bound, stratified_t
+from textdiffusion.schedules import mask_linear
+
+ROOT = Path(__file__).resolve().parent.parent
+BIN = Path(sys.executable).parent
+DATA = os.environ.get('TEXTDIFFUSION_DATA')
+NB = 'nbs/06_masked_diffusion.ipynb'
+SMALL = ['-p', 'preset', 'smoke']
+needs_data = pytest.mark.skipif(not DATA, reason='TEXTDIFFUSION_DATA is not set')
+CORPUS = load_corpus('restaurants')
+MASK, FIRST = CORPUS.mask_id, torch.arange(CORPUS.seq_len) == 0
+
+def environment(**more):
+    "The tests' environment as a reader would have it"
+    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RUN')}
+    return dict(env, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', PATH=f'{BIN}:{env["PATH"]}', **more)
+
+def call(*args, cwd=ROOT, env=None):
+    "Run a command of the environment, to its end"
+    return subprocess.run(list(map(str, args)), cwd=cwd, env=env or environment(), capture_output=True, text=True, timeout=600)
+
+def outputs(path):
+    "Text of all outputs of an executed notebook"
+    nb = json.loads(Path(path).read_text(encoding='utf-8'))
+    return ''.join(''.join(o.get('text', [])) + ''.join(o.get('data', {}).get('text/plain', [])) for c in nb['cells'] for o in c.get('outputs', []))
+
+# functions ------------------------------------------------------------------------------------------------------------
+
+def uniform(z, share): return torch.zeros(*z.shape, CORPUS.vocab_size)
+
+@pytest.mark.parametrize('calls', [1, 3, 29])
+def test_a_blind_guess_loses_nothing_by_parallel_draws(calls):
+    bound = parallel_bound(uniform, CORPUS.test[:4], MASK, calls, FIRST)
+    torch.testing.assert_close(bound, torch.full((4,), 28*math.log(CORPUS.vocab_size), dtype=torch.float64), atol=1e-3, rtol=0)
+
+def test_more_calls_cost_the_perfect_denoiser_less():
+    exact, ids = masked_oracle(CORPUS), CORPUS.test[:32]
+    price = -sum(CORPUS.grammar.log_prob(w) for w in CORPUS.words(ids))/32
+    lost = [parallel_bound(exact, ids, MASK, calls, FIRST).mean().item() - price for calls in (1, 4, 16, 64)]
+    assert lost == sorted(lost, reverse=True) and lost[0] > 20 and lost[-1] < 1.5
+
+def test_the_path_does_not_depend_on_the_model_or_the_batch():
+    ids = CORPUS.test[:8]
+    whole, parts = (parallel_bound(masked_oracle(CORPUS), ids, MASK, 4, FIRST, batch=b) for b in (64, 3))
+    torch.testing.assert_close(whole, parts)
+
+def test_posterior_gap_is_zero_for_the_perfect_denoiser_only():
+    exact = masked_oracle(CORPUS)
+    for z in canvases(CORPUS.test[:8], CORPUS).values():
+        assert abs(posterior_gap(exact, exact, z, MASK)) < 1e-9 < .5 < posterior_gap(uniform, exact, z, MASK)
+
+def test_canvases_leave_the_begin_and_what_is_visible():
+    ids = CORPUS.test[:64]
+    made = canvases(ids, CORPUS)
+    assert list(made) == ['prefix', 'ending', 'gap', 'scattered']
+    for z in made.values(): assert ((z == ids) | (z == MASK)).all() and (z[:, 0] == CORPUS.bos_id).all() and (z == MASK).any(1).float().mean() > .9
+    assert (made['prefix'][:, :5] == ids[:, :5]).all() and (made['prefix'][:, 5:] == MASK).all()
+    ends = (ids == CORPUS.eos_id).nonzero()[:, 1]
+    assert (made['ending'].gather(1, ends[:, None]) == CORPUS.eos_id).all()
+
+def test_stratified_times_scatter_less():
+    batches = [CORPUS.batch(i, 64, seed=99) for i in range(60)]
+    a, b = (bound_scatter(masked_oracle(CORPUS), batches, MASK, mask_linear, f, FIRST)['scatter'] for f in (stratified_t, independent_t))
+    assert a < .85*b
+
+def test_arms_differ_in_one_thing():
+    torch.manual_seed(0)
+    model, ids = MaskedDenoiser(MaskedConfig(vocab_size=CORPUS.vocab_size, d_model=16, n_layers=1, n_heads=2)), CORPUS.test[:16]
+    arms = arms_of(MASK, FIRST)
+    assert list(arms) == PRESETS['long']['arms'] and {k for k, a in arms.items() if a.fields} == {'time'}
+    def loss(fn): torch.manual_seed(1); return fn(model, ids)['loss']
+    assert loss(arms['baseline'].loss_fn) == loss(masked_bound(MASK, keep=FIRST)) == loss(arms['time'].loss_fn)
+    assert len({loss(arms[k].loss_fn).item() for k in ('baseline', 'unweighted', 'cosine', 'exponential', 'independent')}) == 5
+
+def test_blank_is_begin_and_masks():
+    assert blank(CORPUS, 3).tolist() == [[CORPUS.bos_id] + [MASK]*28]*3
+
+# the page as a reader runs it -------------------------------------------------------------------------------------------
+
+@pytest.fixture(scope='module')
+def copy(tmp_path_factory):
+    "A checkout of its own, so that nothing here is touched"
+    tmp = tmp_path_factory.mktemp('checkout')
+    for name in ('nbs', 'textdiffusion', 'journal'): shutil.copytree(ROOT/name, tmp/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints', '06*'  if name == 'journal' else '.runs'))
+    shutil.copy(ROOT/'settings.ini', tmp)
+    return tmp
+
+@pytest.fixture(scope='module')
+def smoke(copy):
+    "The record and the page of the command under the preset smoke"
+    done = call('textdiffusion', 'run', '06_masked_diffusion', '--preset', 'smoke', cwd=copy, env=environment(PYTHONPATH=str(copy)))
+    assert done.returncode == 0, done.stderr[-2000:]
+    path, = copy.glob('.runs/06_masked_diffusion-*/record.json')
+    return json.loads(path.read_text(encoding='utf-8')), path.with_name('page.ipynb')
+
+def test_the_command(smoke, copy):
+    record, page = smoke
+    assert 'preset smoke · corpus restaurants (source: oracle)' in outputs(page) and not (copy/'journal/06_masked_diffusion').exists()
+    assert {r['arm'] for r in record['rows']} == {'shuffled', '3-gram', '5-gram', 'real', 'perfect', *PRESETS['smoke']['arms']}
+    assert {r['calls'] for r in record['rows'] if r['arm'] in ('perfect', 'baseline')} == {'4', '8', '16', '29', 'one place each'}
+    assert next(r for r in record['rows'] if r['arm'] == 'perfect' and r['calls'] == 'one place each')['valid'] >= .99
+
+def test_papermill(tmp_path):
+    before = {p: p.stat().st_mtime_ns for d in ('journal', '.runs') for p in (ROOT/d).rglob('*')}
+    done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, '--no-progress-bar')
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'preset smoke' in outputs(tmp_path/'out.ipynb')
+    assert before == {p: p.stat().st_mtime_ns for d in ('journal', '.runs') for p in (ROOT/d).rglob('*')}
+
+@needs_data
+def test_on_real_text(tmp_path):
+    done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, '-p', 'corpus', 'e2e', '--no-progress-bar', env=environment(TEXTDIFFUSION_DATA=DATA))
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert 'teacher_nll' in outputs(tmp_path/'out.ipynb') and DATA not in (tmp_path/'out.ipynb').read_text(encoding='utf-8')
+
+BAD = [(['-p', 'step', '3'], ['step', 'steps']), (['--corpus', 'wiki'], ['restaurants-large']), (['-p', 'arms', 'unwieghted'], ['unweighted']), (['-p', 'steps', '0'], ['steps']), (['-p', 'samples', '-4'], ['samples']),
+       (['-p', 'calls', '4,4'], ['calls', 'twice']), (['-p', 'exact', '1.5'], ['exact'])]
+
+@pytest.mark.parametrize('args, words', BAD, ids=lambda x: x[-1])
+def test_a_wrong_parameter_is_refused(args, words):
+    start = time.perf_counter()
+    done = call('textdiffusion', 'run', '06_masked_diffusion', *args)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode != 0 and len(lines) == 1 and 'Traceback' not in done.stderr, done.stderr
+    assert all(w in lines[0] for w in words), lines[0]
+    assert time.perf_counter() - start < 20
+
+@pytest.mark.parametrize('args, words', [(['-p', 'calls', '4,0'], ['calls', 'positive']), pytest.param(['-p', 'corpus', 'tiny_shakespeare'], ['sentences', 'running text'], marks=needs_data)], ids=['calls', 'running text'])
+def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path):
+    done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, *args, '--no-progress-bar', env=environment(TEXTDIFFUSION_DATA=DATA or ''))
+    nb = json.loads((tmp_path/'out.ipynb').read_text(encoding='utf-8'))
+    failed = [o for c in nb['cells'] for o in c.get('outputs', []) if o['output_type'] == 'error']
+    assert done.returncode != 0 and failed[0]['ename'] == 'ValueError' and all(w in failed[0]['evalue'] for w in words)
+    assert 'planned steps' not in outputs(tmp_path/'out.ipynb')            # before training
+
+# what the page says ---------------------------------------------------------------------------------------------------
+
+def code_of(*names):
+    "The code cells of the entry that define these functions, without what they display"
+    nb = json.loads((ROOT/NB).read_text(encoding='utf-8'))
+    cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
+    return '\n'.join(c.split('\ndisplay(')[0].split('\nparts = ')[0] for c in cells if any(f'def {n}(' in c for n in names))
+
+def text_of(record):
+    "What the entry says of a record"
+    from textdiffusion.evaluation import T_975, mean_of, paired
+    space = dict(math=math, T_975=T_975, mean_of=mean_of, paired=paired, pinned=lambda *a: None, references=dict(bounds=[]), results={}, ceiling=dict(lost=[]))
+    exec(code_of('gap', 'beliefs_of', 'split', 'answer', 'against_vectors', 'lessons'), space)
+    return '\n'.join([b['measured'] for b in space['judge'](record)] + [space['lessons'](record)])
+
+def shifted(value):
+    "A record with every measured number changed"
+    if isinstance(value, dict): return {k: v if k in ('parameters', 'corpus_info', 'seed', 'bits') else shifted(v) for k, v in value.items()}
+    if isinstance(value, list): return [shifted(v) for v in value]
+    return value*.83 + .0217 if isinstance(value, float) else value
+
+STATED = {'0.05', '0.1'}     # bars of the beliefs
+
+def test_every_number_in_the_text_comes_from_a_record(smoke):
+    "Change the record: no measured number of the text stays as it was"
+    record = smoke[0] | dict(preset='long')
+    before, after = text_of(record), text_of(shifted(record))
+    numbers = lambda text: re.findall(r'\d+\.\d+', re.sub(r'\*\*32 bits.*', '', text))
+    same = [a for a, b in zip(numbers(before), numbers(after)) if a == b and a not in STATED]
+    assert len(numbers(before)) > 60 and len(same) < .1*len(numbers(before)), same       # a rounded difference may stay by chance
+    nb = json.loads((ROOT/NB).read_text(encoding='utf-8'))
+    prose = ''.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown').split('## Results of this run')[1].split('## To see it again')[0]
+    assert not set(re.findall(r'(?<![\w.])\d*\.\d+', prose)) - {'0.1'}     # the interval that is guessed with one seed
