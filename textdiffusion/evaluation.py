@@ -649,7 +649,7 @@ def masked_nelbo(
             total += m/k * torch.cat(nll) / draws
     return total
 
-# %% ../nbs/lib/60_evaluation.ipynb #125e879f
+# %% ../nbs/lib/60_evaluation.ipynb #01cfa170
 def possible(
     allowed:Tensor, # (B,n,symbols) bool, which symbols a position may have, as in `Grammar.marginals`
     grammar,        # Grammar
@@ -666,11 +666,13 @@ def masked_oracle(
     corpus,       # Corpus with a grammar
     batch:int=64, # rows at once; memory grows with it
 ) -> Callable:    # (z (B,L), share unused) -> logits (B,L,V): exact log-probabilities, -inf where impossible
-    "The exact posterior of every hidden token given the visible ones, among the sentences that fit in L"
+    "The exact posterior of every hidden token given the visible ones, among the sentences that fit in L; looks away from debris behind the end"
     tokens = language_tokens(corpus, 'masked_oracle')
     def posterior(z):
         hidden = (z == corpus.mask_id)[..., None]
         evidence = hidden | (z[..., None] == torch.arange(corpus.vocab_size))    # (B,L,V) bool
-        evidence |= ~possible(evidence[:, 1:, tokens], corpus.grammar)[:, None, None]
+        end = (z == corpus.eos_id).int()
+        for away in ((end.cumsum(1) - end) > 0, torch.ones_like(end, dtype=torch.bool)):    # behind the end; everywhere
+            evidence |= (away & ~possible(evidence[:, 1:, tokens], corpus.grammar)[:, None])[..., None]
         return sentence_marginals(evidence.double().log(), corpus, tokens).log()
     return lambda z, share: torch.cat([posterior(part) for part in z.cpu().split(batch)]).to(z.device)
