@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'ARMS', 'masked_lm', 'check_fit', 'small_roberta', 'MaskedLM', 'per_batch', 'per_sequence', 'protected',
-           'Collator', 'gradient_noise', 'lasting', 'Arm', 'roberta_task', 'linear_shares', 'cosine_shares',
-           'exponential_shares', 'sharpened', 'renoise']
+           'Collator', 'gradient_noise', 'Arm', 'roberta_task', 'linear_shares', 'cosine_shares', 'exponential_shares',
+           'renoise']
 
 # %% ../nbs/06c_pretrained_masks.ipynb #b67ab813
 from collections.abc import Callable
@@ -24,26 +24,25 @@ from .sampling import Guess, beside, categorical, check_canvas, check_scores, ev
 from .schedules import mask_linear
 from .training import reseed
 
-# %% ../nbs/06c_pretrained_masks.ipynb #8e270ee4
+# %% ../nbs/06c_pretrained_masks.ipynb #8e524e3a
 _cpu = dict(corpus='restaurants', seeds=1, arms=['10-batch', 'continuous', 'scratch'], steps=300, pretrain_steps=800, prefix_length=5, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4,
-            batch_size=16, lr=2e-3, muon_lr=4e-3, calls=10, more_calls=40, samples=128, teacher_steps=500, rows=256, draws=8, noise_draws=32, noise_batches=[16, 64],
+            batch_size=16, lr=2e-3, muon_lr=4e-3, calls=10, more_calls=40, samples=128, teacher_steps=500, rows=256, draws=8, noise_draws=16, noise_batches=[16, 64],
             on={'wikitext2': dict(seq_len=64)})
 _all = ['10-batch', '100-batch', '10-each', '128-each', 'continuous', 'bound', 'no-prefix', 'time', 'scratch', 'scratch-time', 'scratch-total']
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(arms=_all, steps=4, pretrain_steps=6, vocab_size=400, width=32, layers=1, heads=2, batch_size=8, calls=3, more_calls=4, samples=8, teacher_steps=5, rows=8, draws=2,
                       noise_draws=3, noise_batches=[4, 8], on={'wikitext2': dict(seq_len=32)}),
-    long=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=360, pretrain_steps=2000),
+    long=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=340, pretrain_steps=1800, noise_draws=32),
     gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1500, pretrain_steps=5000, width=256, layers=6, heads=8, samples=512, rows=1024, draws=16, teacher_steps=3000,
                     on={'wikitext2': dict(seq_len=128, vocab_size=8000)}))
 
-# %% ../nbs/06c_pretrained_masks.ipynb #a7234dff
+# %% ../nbs/06c_pretrained_masks.ipynb #bdcb71c0
 def masked_lm(
     name:str, # folder with a saved model, or a name on the hub
 ) -> Any:     # a transformers model with a masked-language-model head, in eval mode
     "A pretrained masked language model, whole; without code from elsewhere"
-    local = Path(name).is_dir() or not hub_answers()
-    try: lm, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True, local_files_only=local, trust_remote_code=False)
+    try: lm, info = AutoModelForMaskedLM.from_pretrained(name, output_loading_info=True, local_files_only=Path(name).is_dir() or not hub_answers(), trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f'base_model {name!r} is not a masked language model that transformers can load without running code of its own '
                          f"({' '.join(str(error).split())[:160]}…); choose a folder with one, or a name such as roberta-base") from None
@@ -51,8 +50,10 @@ def masked_lm(
     return lm.eval()
 
 def check_fit(
-    lm:Any, tokenizer:Any, # from `masked_lm`; its own tokenizer
-    seq_len:int, prefix_length:int, # L, positions of a row; the first of them that are never masked
+    lm:Any,            # from `masked_lm`
+    tokenizer:Any,     # its own
+    seq_len:int,       # L, positions of a row
+    prefix_length:int, # the first of them, which are never masked
 ) -> None:
     "Raise a ValueError before anything is trained if model, tokenizer, window and prefix do not fit together"
     if prefix_length >= seq_len: raise ValueError(f'prefix_length must be smaller than the window of {seq_len} positions, or nothing is left to mask, got {prefix_length}')
@@ -60,7 +61,7 @@ def check_fit(
     if len(tokenizer) > (rows := lm.get_input_embeddings().num_embeddings): raise ValueError(f'the tokenizer of base_model has {len(tokenizer)} tokens, but the model embeds {rows}: they do not belong together')
     try:
         with evaluating(lm): lm(input_ids=torch.full((1, seq_len), tokenizer.mask_token_id))
-    except (IndexError, RuntimeError): raise ValueError(f'seq_len {seq_len} is longer than the window of base_model ({lm.config.max_position_embeddings} position embeddings)') from None
+    except (IndexError, RuntimeError): raise ValueError(f'seq_len {seq_len} is longer than the window of base_model ({lm.config.max_position_embeddings} position embeddings, of which RoBERTa leaves those up to its padding id unused)') from None
 
 # %% ../nbs/06c_pretrained_masks.ipynb #9a9dd252
 def small_roberta(
@@ -142,10 +143,12 @@ class Collator:
         hidden = z_t == self.tokenizer.mask_token_id
         return dict(input_ids=z_t, attention_mask=ids['attention_mask'], labels=text.masked_fill(~hidden, -100), mask_prob=share)
 
-# %% ../nbs/06c_pretrained_masks.ipynb #82da7f08
+# %% ../nbs/06c_pretrained_masks.ipynb #d12c5011
 def gradient_noise(
-    model:nn.Module, loss_fn:Callable, # a denoiser, whose weights stay; (model, ids) -> {'loss': scalar, …}
-    batches:Callable, draws:int=16,    # (i) -> ids (B,L); how many gradients
+    model:nn.Module,   # a denoiser; its weights stay
+    loss_fn:Callable,  # (model, ids) -> {'loss': scalar, …}
+    batches:Callable,  # (i) -> ids (B,L)
+    draws:int=16,      # how many gradients
 ) -> dict[str, float]: # loss, loss_sd; noise: variance of the gradient over its squared mean; variance: its total variance
     "How noisy the gradient of a loss is over batches, masks and levels; unbiased but for the ratio"
     total, squares, losses = 0., 0., []
@@ -158,12 +161,6 @@ def gradient_noise(
     mean_square = total.square().sum().item() / draws**2
     variance, losses = (squares - draws*mean_square) / (draws-1), torch.tensor(losses, dtype=torch.float64)
     return dict(loss=losses.mean().item(), loss_sd=losses.std().item(), noise=variance/max(mean_square - variance/draws, 1e-12), variance=variance)
-
-def lasting(
-    small:float, large:float, times:float, # the variance at a batch and at a larger one; how many times larger that is
-) -> float:    # of the variance at the larger batch, the share that does not shrink; at most 1, noise can make it negative
-    "What is left of a variance a + b/B as the batch B grows without end"
-    return (times*large - small) / (times-1) / large
 
 # %% ../nbs/06c_pretrained_masks.ipynb #c370c373
 @dataclass
@@ -196,7 +193,7 @@ def roberta_task(
         return dict(loss=nn.functional.cross_entropy(model(z_t, share)[chosen], ids[chosen]))
     return loss_fn
 
-# %% ../nbs/06c_pretrained_masks.ipynb #a3a91489
+# %% ../nbs/06c_pretrained_masks.ipynb #045d6d12
 def linear_shares(
     steps:int, # N calls
 ) -> list[float]: # N shares of masks: 1, 1 - 1/N, … 1/N
@@ -214,21 +211,17 @@ def exponential_shares(
     "The source's exponential schedule"
     return (-3*torch.linspace(0, 1, steps, dtype=torch.float64)).exp().tolist()
 
-def sharpened(
-    temperature:float=.7, k:int=50, # of the scores; tokens to choose from
-) -> Callable: # choose(logits (N,W), generator) -> (N,)
-    "Draw from the k most likely tokens, at a temperature: the source's default"
-    def choose(logits, generator=None):
-        return categorical(logits.masked_fill(logits < logits.topk(min(k, logits.shape[-1]), -1).values[:, -1:], -torch.inf)/temperature, generator)
-    return choose
-
-# %% ../nbs/06c_pretrained_masks.ipynb #c24f12ce
+# %% ../nbs/06c_pretrained_masks.ipynb #b9545e6f
 def renoise(
-    denoiser:Callable, z:Tensor, # (z (B,L), share (B,)) -> logits (B,L,W); (B,L) the canvas: mask_id where text is wanted
-    steps:int, mask_id:int,      # calls of the denoiser; the mask, never drawn
+    denoiser:Callable, # (z (B,L), share (B,)) -> logits (B,L,W)
+    z:Tensor,          # (B,L) the canvas: mask_id where text is wanted; the rest stays
+    steps:int,         # calls of the denoiser
+    mask_id:int,       # the mask; never drawn
     *,
-    shares:Callable=linear_shares, choose:Callable=categorical, # steps -> shares of masks; (logits (N,W), generator) -> (N,)
-    generator:torch.Generator|None=None, trace_every:int=0, # of every draw; keep the canvas before every n-th call and at the end; 0 keeps nothing
+    shares:Callable=linear_shares, # steps -> shares of masks
+    choose:Callable=categorical,   # (logits (N,W), generator) -> (N,)
+    generator:torch.Generator|None=None, # of every draw
+    trace_every:int=0, # keep the canvas before every n-th call and at the end; 0 keeps nothing
 ) -> tuple:            # ids (B,L) without masks, and the trace as in `unmask`
     "Predict everything, hide a share again at random, and so on: text-diffusion's generate.py"
     check_canvas(z, steps, mask_id, mask_linear)
@@ -239,9 +232,7 @@ def renoise(
             masked = z == mask_id
             if trace_every and k % trace_every == 0: trace.append(dict(t=plan[k], ids=z.cpu(), confidence=sure.cpu()))
             guess = Guess(check_scores(denoiser(z, masked.sum(1)/n[:, 0].clamp(min=1)), z, mask_id), masked, mask_id, choose, generator)
-            tokens = guess.tokens(masked)
-            sure, z = sure.where(~masked, guess.probability(tokens, masked)), z.masked_scatter(masked, tokens)
-            again = first_k(uniform(z.shape, generator, z.device), free, (n.double()*plan[k+1]).floor())
-            z = z.masked_fill(again, mask_id)
+            sure, z = sure.where(~masked, guess.confidence()), z.masked_scatter(masked, guess.tokens(masked))       # the tokens that the confidence is about
+            z = z.masked_fill(first_k(uniform(z.shape, generator, z.device), free, (n.double()*plan[k+1]).floor()), mask_id)
     if trace_every: trace.append(dict(t=0., ids=z.cpu(), confidence=sure.cpu()))
     return z, trace
