@@ -25,7 +25,7 @@ def call(*args, cwd=ROOT, **more):
     "Run a command of the environment, to its end"
     env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RUN')}
     env = dict(env, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', PATH=f'{BIN}:{env["PATH"]}', **more)
-    return subprocess.run(list(map(str, args)), cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(list(map(str, args)), cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
 
 @pytest.fixture
 def copy(tmp_path):
