@@ -386,6 +386,20 @@ def test_an_impossible_canvas_is_answered_as_an_empty_one(small):
     assert possible(allowed, small.grammar).tolist() == [True, False]                     # four words and an end: 'cotto serves … food .' has five
     assert not possible(allowed[:1, :3], small.grammar).any()                             # nothing that short
 
+def test_debris_behind_the_end_is_looked_away_from_and_nothing_else(small):
+    "A word behind the visible end leaves the posterior before the end as it was; a wrong word before it does not"
+    clean = small.test[:20].clone()
+    ends = (clean == small.eos_id).int().argmax(1)
+    clean = clean[ends < 28]; ends = ends[ends < 28]
+    clean[:, 2:5] = small.mask_id
+    debris = clean.scatter(1, ends[:, None]+1, clean[:, 1:2])
+    told, whole = masked_oracle(small)(debris, None), masked_oracle(small)(clean, None)
+    torch.testing.assert_close(told[:, 2:5].exp(), whole[:, 2:5].exp())
+    assert debris.ne(clean).any(1).all()
+    wrong = debris.clone(); wrong[:, 1] = small.eos_id
+    empty = masked_oracle(small)(torch.full((1, 30), small.mask_id), None)
+    torch.testing.assert_close(masked_oracle(small)(wrong, None).exp(), empty.exp().expand(len(wrong), -1, -1))   # an end at once: no sentence is that short
+
 # ---- cost and pictures --------------------------------------------------------------------
 
 @pytest.mark.parametrize('how', [dict(), dict(pick=random_k(4)), dict(pick=top_k(4)), dict(pick=threshold(.9), choose=greedy), dict(pick=scheduled, choose=greedy)],

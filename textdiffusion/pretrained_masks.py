@@ -176,7 +176,7 @@ class Arm:
 ARMS = {'10-batch': Arm(per_batch(10)), '100-batch': Arm(per_batch(100)), '10-each': Arm(per_sequence(10)), '128-each': Arm(per_sequence(128)), 'continuous': Arm(), 'bound': Arm(objective=masked_bound),
         'no-prefix': Arm(prefix=False), 'time': Arm(time=True), 'scratch': Arm(pretrained=False), 'scratch-time': Arm(pretrained=False, time=True), 'scratch-total': Arm(pretrained=False, more=True)}
 
-# %% ../nbs/06c_pretrained_masks.ipynb #c6250c8b
+# %% ../nbs/06c_pretrained_masks.ipynb #8822b678
 def roberta_task(
     mask_id:int,       # the mask
     vocab_size:int,    # V, tokens to draw replacements from
@@ -190,7 +190,7 @@ def roberta_task(
         fate, other = torch.rand(ids.shape, device=ids.device), torch.randint(vocab_size, ids.shape, device=ids.device)
         z_t = ids.masked_fill(chosen & (fate < .8), mask_id)
         z_t = z_t.where(~chosen | (fate < .9), other)
-        return dict(loss=nn.functional.cross_entropy(model(z_t, share)[chosen], ids[chosen]))
+        return dict(loss=nn.functional.cross_entropy(model(z_t, share)[chosen], ids[chosen], reduction='sum') / chosen.sum().clamp(min=1))
     return loss_fn
 
 # %% ../nbs/06c_pretrained_masks.ipynb #045d6d12
