@@ -14,7 +14,7 @@ import torch
 
 from textdiffusion.corpora import load_corpus
 from textdiffusion.evaluation import masked_oracle
-from textdiffusion.masked_diffusion import PRESETS, arms_of, blank, bound_scatter, canvases, independent_t, parallel_bound, posterior_gap
+from textdiffusion.masked_diffusion import PRESETS, arms_of, blank, bound_scatter, canvases, independent_t, parallel_bound, posterior_gap, whole
 from textdiffusion.models import MaskedConfig, MaskedDenoiser
 from textdiffusion.objectives import masked_bound, stratified_t
 from textdiffusion.schedules import mask_linear
@@ -90,6 +90,11 @@ def test_arms_differ_in_one_thing():
     assert loss(arms['baseline'].loss_fn) == loss(masked_bound(MASK, keep=FIRST)) == loss(arms['time'].loss_fn)
     assert len({loss(arms[k].loss_fn).item() for k in ('baseline', 'unweighted', 'cosine', 'exponential', 'independent')}) == 5
 
+def test_whole_forgives_nothing_behind_the_end():
+    ids = CORPUS.test[:4].clone()
+    ids[1, -1], ids[2, 1], ids[3] = 7, CORPUS.pad_id, CORPUS.pad_id
+    assert whole(ids, CORPUS).tolist() == [True, False, False, False]
+
 def test_blank_is_begin_and_masks():
     assert blank(CORPUS, 3).tolist() == [[CORPUS.bos_id] + [MASK]*28]*3
 
@@ -114,9 +119,9 @@ def smoke(copy):
 def test_the_command(smoke, copy):
     record, page = smoke
     assert 'preset smoke · corpus restaurants (source: oracle)' in outputs(page) and not (copy/'journal/06_masked_diffusion').exists()
-    assert {r['arm'] for r in record['rows']} == {'shuffled', '3-gram', '5-gram', 'real', 'perfect', *PRESETS['smoke']['arms']}
+    assert {r['arm'] for r in record['rows']} == {'shuffled', '3-gram', '5-gram', 'real', 'perfect', 'perfect, cosine steps', 'baseline, cosine steps', *PRESETS['smoke']['arms']}
     assert {r['calls'] for r in record['rows'] if r['arm'] in ('perfect', 'baseline')} == {'4', '8', '16', '29', 'one place each'}
-    assert next(r for r in record['rows'] if r['arm'] == 'perfect' and r['calls'] == 'one place each')['valid'] >= .99
+    assert next(r for r in record['rows'] if r['arm'] == 'perfect' and r['calls'] == 'one place each')['whole'] >= .99
 
 def test_papermill(tmp_path):
     before = {p: p.stat().st_mtime_ns for d in ('journal', '.runs') for p in (ROOT/d).rglob('*')}
