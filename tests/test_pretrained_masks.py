@@ -12,8 +12,8 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from textdiffusion.corpora import bpe_tokenizer, load_corpus
-from textdiffusion.objectives import masked_ce
-from textdiffusion.pretrained_masks import ARMS, Collator, MaskedLM, check_fit, linear_shares, masked_lm, per_batch, per_sequence, protected, renoise, roberta_task, small_roberta
+from textdiffusion.objectives import grid_t, masked_ce
+from textdiffusion.pretrained_masks import ARMS, Collator, MaskedLM, check_fit, linear_shares, masked_lm, per_batch, protected, renoise, roberta_task, small_roberta
 from textdiffusion.sampling import unmask
 from textdiffusion.training import adamw, pretrain_stand_in, reseed
 
@@ -111,7 +111,7 @@ def test_a_window_longer_than_the_model_is_refused(saved):
 
 # the parts ------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('draw_t', [per_batch(10), per_batch(100), per_sequence(10), per_sequence(128)])
+@pytest.mark.parametrize('draw_t', [per_batch(10), per_batch(100), partial(grid_t, T=10), partial(grid_t, T=128)])
 def test_the_collator_leaves_prefix_specials_and_padding(draw_t):
     tokenizer = DATA.tokenizer
     examples = [dict(input_ids=tokenizer(text).input_ids) for text in DATA.text['train'][:16]]

@@ -259,9 +259,7 @@ def checked(
     choices:Any=None, # the valid values, where the entry states them
 ) -> Any: # the value in its normal form
     "One value, checked against the entry's choices, the table CHECKS, or what the preset has"
-    if isinstance(like, (list, tuple)):
-        items = as_list(name, value, like)
-        return [one_of(name, item, choices) for item in items] if choices else items
+    if isinstance(like, (list, tuple)): return [checked(name, item, item, choices) for item in as_list(name, value, like)]
     if choices: return one_of(name, value, choices)
     if name in CHECKS: return CHECKS[name](name, value)
     if type(like) is int and like > 0: return whole_number(name, value)
@@ -765,7 +763,6 @@ def prepare(
     known = parameter_names(entry)
     for k in given: one_of(f'{entry.name}: parameter', k, known)
     one_of('preset', given.get('preset', 'auto'), PRESET_NAMES)
-    for k in given.keys() & CHECKS.keys(): CHECKS[k](k, given[k])
     module = entry_module(entry, root)
     choices = {'arms': module.ARMS} if hasattr(module, 'ARMS') else {}
     cfg = settle(module.PRESETS, choices=choices | getattr(module, 'CHOICES', {}), **given)

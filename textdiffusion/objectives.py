@@ -244,6 +244,16 @@ def masked_draw(
     z_t = mask_tokens(ids, share, mask_id, keep)
     return MaskedDraw(t, bound_weight(alpha_bar, t), z_t == mask_id, masked_nll(model(z_t, share), ids, z_t, mask_id))
 
+def _masked_loss(
+    value:Callable, # MaskedDraw -> the loss
+    *args,          # of `masked_draw`, after model and ids
+) -> Callable:      # loss_fn(model, ids) -> {'loss', 't', 'bound' (B,), 'ce' (B,)}
+    "A masked loss as `fit` takes it"
+    def loss_fn(model, ids):
+        d = masked_draw(model, ids, *args)
+        return dict(loss=value(d), t=d.t, bound=d.bound.detach(), ce=d.ce.detach())
+    return loss_fn
+
 # %% ../nbs/lib/35_objectives.ipynb #b9e642e7
 def masked_bound(
     mask_id:int,                    # the mask
@@ -252,10 +262,7 @@ def masked_bound(
     keep=None,                      # as in `kept`
 ) -> Callable:                      # loss_fn(model, ids) -> {'loss', 't', 'bound' (B,), 'ce' (B,)}
     "The bound on -log p per position as a loss for `fit` [Sahoo et al. 2024, eq. 10; Shi et al. 2024]"
-    def loss_fn(model, ids):
-        d = masked_draw(model, ids, mask_id, alpha_bar, draw_t, keep)
-        return dict(loss=d.bound.mean(), t=d.t, bound=d.bound.detach(), ce=d.ce.detach())
-    return loss_fn
+    return _masked_loss(lambda d: d.bound.mean(), mask_id, alpha_bar, draw_t, keep)
 
 def masked_ce(
     mask_id:int,                    # the mask
@@ -264,7 +271,4 @@ def masked_ce(
     keep=None,                      # as in `kept`
 ) -> Callable:                      # loss_fn(model, ids) -> {'loss', 't', 'bound' (B,), 'ce' (B,)}
     "The unweighted loss: cross-entropy pooled over all masked positions of the batch, 0 if there are none"
-    def loss_fn(model, ids):
-        d = masked_draw(model, ids, mask_id, alpha_bar, draw_t, keep)
-        return dict(loss=d.nll.sum() / d.masked.sum().clamp(min=1), t=d.t, bound=d.bound.detach(), ce=d.ce.detach())
-    return loss_fn
+    return _masked_loss(lambda d: d.nll.sum() / d.masked.sum().clamp(min=1), mask_id, alpha_bar, draw_t, keep)
