@@ -6,37 +6,17 @@ import re
 import shutil
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
+from helpers import REAL_TEXT, ROOT, call, checkout_at, code_of, environment, needs_real_text, outputs, shifted
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
-DATA = os.environ.get('TEXTDIFFUSION_DATA')
 NB = 'nbs/05_anchor_loss.ipynb'
 SMALL = ['-p', 'preset', 'smoke']
-needs_data = pytest.mark.skipif(not DATA, reason='TEXTDIFFUSION_DATA is not set')
-
-def environment(**more):
-    "The tests' environment as a reader would have it"
-    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RUN')}
-    return dict(env, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', PATH=f'{BIN}:{env["PATH"]}', **more)
-
-def call(*args, cwd=ROOT, **kwargs):
-    "Run a command of the environment, to its end"
-    env = kwargs.pop('env', None) or environment()
-    return subprocess.run(list(map(str, args)), cwd=cwd, env=env, capture_output=True, text=True, timeout=300, **kwargs)
 
 def journal_files():
     "Everything in journal/ and in .runs/, with its time of change"
     return {p: p.stat().st_mtime_ns for d in ('journal', '.runs') for p in (ROOT/d).rglob('*')}
-
-def outputs(path):
-    "Text of all outputs of an executed notebook"
-    nb = json.loads(Path(path).read_text(encoding='utf-8'))
-    return ''.join(''.join(o.get('text', [])) + ''.join(o.get('data', {}).get('text/plain', [])) for c in nb['cells'] for o in c.get('outputs', []))
 
 @pytest.fixture
 def untouched():
@@ -67,13 +47,13 @@ def test_papermill_with_a_dash_in_a_pipe(tmp_path, untouched):
         rc = subprocess.run(['papermill', NB, '-', *SMALL, '--no-progress-bar'], cwd=ROOT, env=environment(), input=b'', stdout=out, stderr=subprocess.DEVNULL, timeout=300).returncode
     assert rc == 0 and 'preset smoke' in outputs(tmp_path/'out.ipynb')
 
-@needs_data
+@needs_real_text
 def test_papermill_on_real_text(tmp_path, untouched):
-    done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, '-p', 'corpus', 'e2e', '--no-progress-bar', env=environment(TEXTDIFFUSION_DATA=DATA))
+    done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, '-p', 'corpus', 'e2e', '--no-progress-bar', env=environment(TEXTDIFFUSION_DATA=REAL_TEXT))
     assert done.returncode == 0, done.stderr[-2000:]
     said = outputs(tmp_path/'out.ipynb')
     assert 'corpus e2e (source: variable)' in said and 'teacher_nll' in said
-    assert DATA not in (tmp_path/'out.ipynb').read_text(encoding='utf-8')
+    assert REAL_TEXT not in (tmp_path/'out.ipynb').read_text(encoding='utf-8')
 
 # bad input ------------------------------------------------------------------------------------------------------------
 
@@ -127,16 +107,12 @@ def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path, u
 @pytest.fixture
 def copy(tmp_path):
     "A checkout of its own, so that publishing touches nothing here"
-    for name in ('nbs', 'textdiffusion'): shutil.copytree(ROOT/name, tmp_path/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
-    shutil.copy(ROOT/'settings.ini', tmp_path)
-    (tmp_path/'journal').mkdir()
-    shutil.copy(ROOT/'journal/claims.json', tmp_path/'journal')
-    return tmp_path
+    return checkout_at(tmp_path)
 
-@needs_data
+@needs_real_text
 def test_the_command_on_real_text(copy):
     "The judge's checkpoints included; a smoke run is kept in .runs/, not published"
-    done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '--corpus', 'e2e', cwd=copy, env=environment(PYTHONPATH=str(copy), TEXTDIFFUSION_DATA=DATA))
+    done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '--corpus', 'e2e', cwd=copy, env=environment(PYTHONPATH=str(copy), TEXTDIFFUSION_DATA=REAL_TEXT))
     assert done.returncode == 0, done.stderr[-2000:]
     page, = copy.glob('.runs/*/page.ipynb')
     assert 'teacher_nll' in outputs(page) and not (copy/'journal/05_anchor_loss').exists()
@@ -185,12 +161,6 @@ def test_the_gpu_preset_at_tiny_size(copy):
 
 # what the page says ---------------------------------------------------------------------------------------------------
 
-def code_of(*names):
-    "The code cells of the entry that define these functions, without what they display"
-    nb = json.loads((ROOT/NB).read_text(encoding='utf-8'))
-    cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
-    wanted = [c for c in cells if any(f'def {n}(' in c for n in names)]
-    return '\n'.join(c.split('\ndisplay(')[0].split('\njudged = ')[0] for c in wanted)
 
 def text_of(record, others=()):
     "What the entry says of a record: beliefs, lessons, verdicts on the report's claims"
@@ -200,16 +170,11 @@ def text_of(record, others=()):
     from textdiffusion.anchor_loss import PRESETS
     from textdiffusion.evaluation import T_975, mean_of, paired
     space = dict(math=math, np=np, pd=pd, PRESETS=PRESETS, T_975=T_975, mean_of=mean_of, paired=paired, stands=record, SAMPLERS=dict.fromkeys(['ancestral', 'DDIM', 'DPM-Solver++(2M)']))
-    exec(code_of('points', 'first_beliefs', 'later_beliefs', 'judge', 'anchors', 'ranked', 'lessons', 'measured'), space)
+    exec(code_of(NB, 'points', 'first_beliefs', 'later_beliefs', 'judge', 'anchors', 'ranked', 'lessons', 'measured', until='judged = '), space)
     said = [b['measured'] for b in space['judge'](record)] + [space['lessons'](record), space['elsewhere'](others)]
     return '\n'.join(said + [found for found, _ in space['measured'](record).values()])
 
-def shifted(value):
-    "A record with every measured number changed"
-    if isinstance(value, dict): return {k: v if k in ('parameters', 'seed', 'calls', 't') else shifted(v) for k, v in value.items()}
-    if isinstance(value, list): return [shifted(v) for v in value]
-    return value*.83 + .0217 if isinstance(value, float) else value
-
+FIXED = ('parameters', 'seed', 'calls', 't')
 STATED = {'1.3', '0.1', '0.5', '0.2', '0.01'}     # bars of the beliefs, weights of the arms
 
 def test_every_number_in_the_text_comes_from_a_record():
@@ -218,7 +183,7 @@ def test_every_number_in_the_text_comes_from_a_record():
     published = [r for r in records(ROOT) if r['entry'] == '05_anchor_loss']
     full = [r for r in published if 'over_t' in r and len(r['seeds']) >= 3 and {'report-strong', 'best'} <= set(r['parameters']['arms'])]
     assert full, 'there is no record of all arms with three seeds'
-    before, after = text_of(full[-1], published), text_of(shifted(full[-1]), [shifted(r) for r in published])
+    before, after = text_of(full[-1], published), text_of(shifted(full[-1], FIXED), [shifted(r, FIXED) for r in published])
     names = {n for r in published for n in re.findall(r'[\d.]+', r['name'])}
     numbers = lambda text: re.findall(r'\d+\.\d+', text)
     same = [(a, b) for a, b in zip(numbers(before), numbers(after)) if a == b and a not in STATED | names]

@@ -1,25 +1,19 @@
 """Entry 06b: tiny-diffusion rebuilt on the journal's block against a literal version of it, what must be refused, and the page as a reader runs it."""
-import json
 import math
-import os
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+from helpers import call, outputs
 from textdiffusion.character_diffusion import ARMS, PRESETS, TinyDiffusion, by_call, continue_text, first_16, fixed_windows, known_ids, next_nll, running_text, write
 from textdiffusion.evaluation import masked_nelbo
 from textdiffusion.models import CausalConfig, CausalLM
 from textdiffusion.objectives import grid_t, masked_ce
 from textdiffusion.sampling import unmask
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 NB = 'nbs/06b_character_diffusion.ipynb'
 DATA = running_text('restaurants', 32, lines=60)
 
@@ -170,18 +164,10 @@ def test_a_long_text_goes_through_the_sampler():
     assert ids.shape == (2, 32 + 2*16) and torch.equal(ids[:, :10], start) and (ids != DATA.mask_id).all()
 
 
-def call(*args):
-    "A command as a reader types it, without the real corpora"
-    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RUN')}
-    env |= dict(OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', PATH=f'{BIN}:{env["PATH"]}')
-    return subprocess.run(list(map(str, args)), cwd=ROOT, env=env, capture_output=True, text=True, timeout=600)
-
-
 def test_papermill(tmp_path):
     done = call('papermill', NB, tmp_path/'out.ipynb', '-p', 'preset', 'smoke', '--no-progress-bar')
     assert done.returncode == 0, done.stderr[-2000:]
-    text = ''.join(''.join(o.get('text', [])) for c in json.loads((tmp_path/'out.ipynb').read_text())['cells'] for o in c.get('outputs', []))
-    assert 'preset smoke · corpus restaurants (source: oracle)' in text
+    assert 'preset smoke · corpus restaurants (source: oracle)' in outputs(tmp_path/'out.ipynb')
 
 
 @pytest.mark.parametrize('given, said', [(['-p', 'prompt', 'e'*40], 'a prefix of 40 tokens leaves nothing to write in a window of 32'), (['-p', 'prompt', 'Ж'], "the vocabulary of restaurants lacks 'Ж'")])
@@ -193,7 +179,7 @@ def test_a_bad_prompt_stops_before_training(given, said, tmp_path):
 @pytest.mark.parametrize('given, said', [(['-p', 'arms', 'peers'], "arms 'peers' is unknown (did you mean peer?)"), (['-p', 'steps', '0'], 'steps must be a positive whole number'),
                                          (['--corpus', 'tiny'], "corpus 'tiny' is unknown")])
 def test_the_command_refuses(given, said):
-    done = call(BIN/'textdiffusion', 'run', '06b', '--preset', 'smoke', *given)
+    done = call('textdiffusion', 'run', '06b', '--preset', 'smoke', *given)
     assert done.returncode == 2 and said in done.stderr
 
 

@@ -1,41 +1,25 @@
 "Entry 06c as a reader runs it: the command, a saved model in the place of the stand-in, and what is refused"
 import json
-import os
 import shutil
-import subprocess
-import sys
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
+from helpers import call, checkout_at, environment
 from textdiffusion.corpora import bpe_tokenizer, load_corpus
 from textdiffusion.objectives import grid_t, masked_ce
 from textdiffusion.pretrained_masks import ARMS, Collator, MaskedLM, check_fit, linear_shares, masked_lm, per_batch, protected, renoise, roberta_task, small_roberta
 from textdiffusion.sampling import unmask
 from textdiffusion.training import adamw, pretrain_stand_in, reseed
 
-ROOT = Path(__file__).resolve().parent.parent
-BIN = Path(sys.executable).parent
 DATA = load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=400))
-
-def call(*args, cwd=ROOT, **more):
-    "Run a command of the environment, to its end"
-    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RUN')}
-    env = dict(env, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', PATH=f'{BIN}:{env["PATH"]}', **more)
-    return subprocess.run(list(map(str, args)), cwd=cwd, env=env, capture_output=True, text=True, timeout=900)
 
 @pytest.fixture
 def copy(tmp_path):
     "A checkout of its own, so that nothing here is touched"
-    root = tmp_path/'checkout'
-    for name in ('nbs', 'textdiffusion'): shutil.copytree(ROOT/name, root/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
-    shutil.copy(ROOT/'settings.ini', root)
-    (root/'journal').mkdir()
-    shutil.copy(ROOT/'journal/claims.json', root/'journal')
-    return root
+    return checkout_at(tmp_path/'checkout')
 
 @pytest.fixture(scope='module')
 def saved(tmp_path_factory):
@@ -46,7 +30,7 @@ def saved(tmp_path_factory):
     DATA.tokenizer.save_pretrained(folder)
     return folder
 
-def run(root, *options): return call('textdiffusion', 'run', '06c_pretrained_masks', '--preset', 'smoke', *options, cwd=root, PYTHONPATH=str(root))
+def run(root, *options): return call('textdiffusion', 'run', '06c_pretrained_masks', '--preset', 'smoke', *options, cwd=root, env=environment(PYTHONPATH=str(root)))
 
 def the_record(root):
     page, = root.glob('.runs/*/page.ipynb')
