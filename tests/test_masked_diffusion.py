@@ -5,6 +5,7 @@ import re
 import shutil
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -140,7 +141,7 @@ def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path):
 def text_of(record):
     "What the entry says of a record"
     from textdiffusion.evaluation import T_975, mean_of, paired
-    space = dict(math=math, T_975=T_975, mean_of=mean_of, paired=paired, pinned=lambda *a: None, references=dict(bounds=[]), results={}, ceiling=dict(lost=[]))
+    space = dict(math=math, np=np, T_975=T_975, mean_of=mean_of, paired=paired, pinned=lambda *a: None, references=dict(bounds=[]), results={}, ceiling=dict(lost=[]))
     exec(code_of(NB, 'gap', 'beliefs_of', 'split', 'answer', 'against_vectors', 'lessons', until='parts = '), space)
     return '\n'.join([b['measured'] for b in space['judge'](record)] + [space['lessons'](record)])
 

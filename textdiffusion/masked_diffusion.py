@@ -105,13 +105,13 @@ def arms_of(
     return {'baseline': Arm({}, bound()), 'unweighted': Arm({}, masked_ce(mask_id, keep=keep)), 'cosine': Arm({}, bound(alpha_bar=mask_cosine)),
             'exponential': Arm({}, bound(alpha_bar=mask_exponential)), 'independent': Arm({}, bound(draw_t=independent_t)), 'time': Arm(dict(time=True), bound())}
 
-# %% ../nbs/06_masked_diffusion.ipynb #4d063657
+# %% ../nbs/06_masked_diffusion.ipynb #708f2025
 def canvases(
     ids:Tensor,  # (B,L) sentences
     corpus,      # Corpus they are from
     seed:int=0,  # of the scattered holes
 ) -> dict[str, Tensor]: # name -> (B,L) the sentence with holes
-    "Four ways to leave something out: all but a prefix, all but an ending, a gap, every second place"
+    "Four canvases: a prefix is given, an ending is given, a gap is left out, each place is left out with probability 1/2"
     at, end = torch.arange(ids.shape[1], device=ids.device), counted(ids, corpus).sum(1, keepdim=True)
     coin = torch.rand(ids.shape, generator=torch.Generator().manual_seed(seed)).to(ids.device) < .5
     holes = dict(prefix=at > 4, ending=at < end-3, gap=(at > end//3) & (at <= 2*end//3), scattered=coin)
