@@ -7,12 +7,12 @@ __all__ = ['T_975', 'behind_end', 'counted', 'is_word', 'word_rows', 'form', 'ex
            'unigram_entropy', 'distinct', 'self_bleu', 'extend', 'flat_words', 'grow', 'longest_copy', 'diversity',
            'novelty', 'windows', 'fingerprint', 'tally', 'followers', 'draw_next', 'interpolate', 'NGram',
            'new_teacher', 'causal_nll', 'teacher_nll', 'fit_teacher', 'teacher_sample', 'rates', 'evaluate',
-           'shuffle_words', 'reference_rows', 'summarise', 'matching', 'mean_of', 'paired', 'word_spacing', 'noised',
-           'denoising_table', 'input_sensitivity', 'language_tokens', 'sentence_marginals', 'bayes_denoiser',
-           'spread_counts', 'mask_exactly', 'masked_nelbo', 'possible', 'masked_oracle']
+           'shuffle_words', 'reference_rows', 'summarise', 'matching', 'mean_of', 'paired', 'side_by_side',
+           'word_spacing', 'noised', 'denoising_table', 'input_sensitivity', 'language_tokens', 'sentence_marginals',
+           'bayes_denoiser', 'spread_counts', 'mask_exactly', 'masked_nelbo', 'possible', 'masked_oracle']
 
-# %% ../nbs/lib/60_evaluation.ipynb #cdad55f1
-import math, random
+# %% ../nbs/lib/60_evaluation.ipynb #a2eeb8b1
+import math, random, time
 from collections import Counter
 from typing import Callable
 import torch
@@ -500,6 +500,21 @@ def paired(
     d = torch.tensor([a[s] - b[s] for s in a if s in b], dtype=torch.float64)
     n, mean, sd = len(d), d.mean().item(), d.std().item() if len(d) > 1 else math.nan
     return mean, sd, n > 1 and abs(mean) > T_975[min(n-1, 9) - 1] * sd/n**.5
+
+# %% ../nbs/lib/60_evaluation.ipynb #4f745c20
+def side_by_side(
+    tasks:dict, # name -> () -> anything
+    rounds:int=10, # how often each is timed, after one call to warm up
+) -> dict[str, list[float]]: # name -> seconds of each round
+    "Wall time of several tasks in turn, so that what else the machine does falls on all of them"
+    seconds = {name: [] for name in tasks}
+    for _ in range(rounds + 1):
+        for name, task in tasks.items():
+            start = time.perf_counter()
+            task()
+            if torch.cuda.is_available(): torch.cuda.synchronize()
+            seconds[name].append(time.perf_counter() - start)
+    return {name: took[1:] for name, took in seconds.items()}
 
 # %% ../nbs/lib/60_evaluation.ipynb #fbe3be2f
 def word_spacing(

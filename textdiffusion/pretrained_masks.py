@@ -24,16 +24,16 @@ from .sampling import Guess, beside, categorical, check_canvas, check_scores, ev
 from .schedules import mask_linear
 from .training import reseed
 
-# %% ../nbs/06c_pretrained_masks.ipynb #8e524e3a
+# %% ../nbs/06c_pretrained_masks.ipynb #d3121e84
 _cpu = dict(corpus='restaurants', seeds=1, arms=['10-batch', 'continuous', 'scratch'], steps=300, pretrain_steps=800, prefix_length=5, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4,
-            batch_size=16, lr=2e-3, muon_lr=4e-3, calls=10, more_calls=40, samples=128, teacher_steps=500, rows=256, draws=8, noise_draws=16, noise_batches=[16, 64],
+            batch_size=16, lr=2e-3, muon_lr=4e-3, calls=10, more_calls=40, samples=128, teacher_steps=500, rows=256, draws=8, noise_pairs=16, noise_batch=64,
             on={'wikitext2': dict(seq_len=64)})
 _all = ['10-batch', '100-batch', '10-each', '128-each', 'continuous', 'bound', 'no-prefix', 'time', 'scratch', 'scratch-time', 'scratch-total']
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(arms=_all, steps=4, pretrain_steps=6, vocab_size=400, width=32, layers=1, heads=2, batch_size=8, calls=3, more_calls=4, samples=8, teacher_steps=5, rows=8, draws=2,
-                      noise_draws=3, noise_batches=[4, 8], on={'wikitext2': dict(seq_len=32)}),
-    long=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=340, pretrain_steps=1800, noise_draws=32),
+                      noise_pairs=3, noise_batch=8, on={'wikitext2': dict(seq_len=32)}),
+    long=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=340, pretrain_steps=1800),
     gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1500, pretrain_steps=5000, width=256, layers=6, heads=8, samples=512, rows=1024, draws=16, teacher_steps=3000,
                     on={'wikitext2': dict(seq_len=128, vocab_size=8000)}))
 
@@ -137,24 +137,29 @@ class Collator:
         hidden = z_t == self.tokenizer.mask_token_id
         return dict(input_ids=z_t, attention_mask=ids['attention_mask'], labels=text.masked_fill(~hidden, -100), mask_prob=share)
 
-# %% ../nbs/06c_pretrained_masks.ipynb #d12c5011
+# %% ../nbs/06c_pretrained_masks.ipynb #7b4d1fab
 def gradient_noise(
     model:nn.Module,   # a denoiser; its weights stay
-    loss_fn:Callable,  # (model, ids) -> {'loss': scalar, …}
+    loss_of:Callable,  # (draw_t=…) -> loss_fn(model, ids) -> {'loss': scalar, …}
+    draw_t:Callable,   # (rows, device) -> levels of a batch
     batches:Callable,  # (i) -> ids (B,L)
-    draws:int=16,      # how many gradients
-) -> dict[str, float]: # loss, loss_sd; noise: variance of the gradient over its squared mean; variance: its total variance
-    "How noisy the gradient of a loss is over batches, masks and levels; unbiased but for the ratio"
-    total, squares, losses = 0., 0., []
-    for i in range(draws):
+    pairs:int=16,      # pairs of gradients, at least 2
+) -> dict[str, float]: # loss; noise: variance of the gradient over its squared mean; levels: the levels' share of the variance
+    "How noisy the gradient of a loss is over texts, masks and levels, and how much of that is due to the levels"
+    weights, total, sums, losses = [p for p in model.parameters() if p.requires_grad], 0., torch.zeros(3, dtype=torch.float64), []
+    for i in range(pairs):
         reseed(0, i)
-        loss = loss_fn(model, batches(i))['loss']
-        grads = torch.autograd.grad(loss, [p for p in model.parameters() if p.requires_grad], allow_unused=True)
-        flat = torch.cat([g.flatten() for g in grads if g is not None]).double()
-        total, squares, losses = total + flat, squares + flat.square().sum().item(), losses + [loss.item()]
-    mean_square = total.square().sum().item() / draws**2
-    variance, losses = (squares - draws*mean_square) / (draws-1), torch.tensor(losses, dtype=torch.float64)
-    return dict(loss=losses.mean().item(), loss_sd=losses.std().item(), noise=variance/max(mean_square - variance/draws, 1e-12), variance=variance)
+        levels, both = draw_t(len(batches(2*i)), device=weights[0].device), []
+        for ids in (batches(2*i), batches(2*i+1)):
+            losses.append(loss_of(draw_t=lambda rows, device=None: levels)(model, ids)['loss'])
+            grads = torch.autograd.grad(losses[-1], weights, allow_unused=True)
+            both.append(torch.cat([g.flatten() for g in grads if g is not None]).double())
+        a, b = both
+        total, sums = total + a + b, sums + torch.stack([a@a + b@b, a@b, (a+b)@(a+b)]).cpu()
+    square, product, own = sums.tolist()
+    signal = (total.square().sum().item() - own) / (4*pairs*(pairs-1))          # products of different pairs only
+    variance = square/(2*pairs) - signal
+    return dict(loss=torch.stack(losses).mean().item(), noise=variance/max(signal, 1e-12), levels=(product/pairs - signal)/variance)
 
 # %% ../nbs/06c_pretrained_masks.ipynb #cc2dcd63
 @dataclass
