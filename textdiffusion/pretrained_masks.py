@@ -78,9 +78,9 @@ def small_roberta(
     with torch.no_grad(): lm.roberta.embeddings.position_embeddings.weight[:] = width**-.5 * time_features(torch.arange(seq_len+pad+1), width)
     return lm
 
-# %% ../nbs/06c_pretrained_masks.ipynb #8c387c54
+# %% ../nbs/06c_pretrained_masks.ipynb #80378826
 class MaskedLM(nn.Module):
-    "A masked language model as a denoiser: `logits = model(z_t, share)`; `time` tells it the share of masks, as source 004 sketches it"
+    "A masked language model as a denoiser: `logits = model(z_t, share)`; `time` tells it the share of masks, as the source document sketches it"
     def __init__(self,
         lm:Any, time:bool=False, # a transformers model with `base_model.embeddings` and a masked-language-model head
     ):
