@@ -19,14 +19,14 @@ from .objectives import eps_mse, objective, stratified_t, token_ce, x0_mse
 from .sampling import nearest, spaced
 from .schedules import SCHEDULES, log_snr, rescale
 
-# %% ../nbs/03_sqrt_schedule.ipynb #784992c0
+# %% ../nbs/03_sqrt_schedule.ipynb #381b34c0
 SWEEP = ['sqrt-16', 'sqrt-16-F2', 'sqrt-16-F4', 'sqrt-64', 'sqrt-64-F2', 'sqrt-64-F4', 'sqrt-64-F8']
 _test = ['sqrt-256', 'rule-256-half', 'rule-256', 'rule-256-double', 'cosine-16', 'linear-16']
 _more = ['cosine-16-F2', 'trunc_linear-16', 'x0-16', 'eps-16', 'x0-64', 'eps-64', 'eps-cosine-16', 'x0-cosine-16', 'learnt-64-F4']
 _real = ['sqrt-64', 'rule-64-half', 'rule-64', 'rule-64-double', 'cosine-64']
 _wide = ['sqrt-768', 'cosine-768', 'rule-768']
 ARMS = [*SWEEP, *_test, *_more, *_real[1:], *_wide]
-_cpu = dict(corpus='restaurants', seeds=1, arms=['sqrt-16', 'sqrt-64', 'rule-64'], steps=1500, constant_c=None, calls=32, samples=512, seq_len=None, pieces=2048,
+_cpu = dict(corpus='restaurants', seeds=1, arms=['sqrt-16', 'sqrt-64', 'rule-64'], steps=1400, constant_c=None, calls=32, samples=512, seq_len=None, pieces=2048,
             d_model=64, n_layers=3, n_heads=2, batch_size=32, lr=6e-3, muon_lr=1e-2, teacher_steps=400,
             on={'wikitext2': dict(seq_len=48, samples=256, batch_size=16, steps=1200, arms=['sqrt-64', 'rule-64'])})
 _text = dict(seq_len=48, samples=256, batch_size=16, steps=1800, arms=_real, teacher_steps=600)
@@ -111,15 +111,14 @@ def easy_share(
     "Share of the time, and so of training, that a schedule spends above the cliff, where look-up knows the word"
     return time_of(alpha_bar, cliff(D, V, spread)).item()
 
-# %% ../nbs/03_sqrt_schedule.ipynb #ae50db3b
+# %% ../nbs/03_sqrt_schedule.ipynb #32844c17
 def constant(
-    F:float,         # noise factor
-    D:int,           # width
-    V:int,           # words
-    spread:float=1., # of a coordinate of the table
-) -> float:          # SNR of the unscaled schedule at which the scaled one passes the cliff
-    "c of the rule"
-    return F**2 * cliff(D, V, spread)
+    F:float, # noise factor
+    D:int,   # width
+    V:int,   # words
+) -> float:  # SNR of the unscaled schedule at which the scaled one passes the cliff
+    "c of the rule, for a table of spread 1"
+    return F**2 * cliff(D, V)
 
 def factor_for(
     c:float,         # the constant
@@ -130,6 +129,7 @@ def factor_for(
     "The rule: F = sqrt(c / (V^(2/D) - 1)), times the spread"
     return (c / cliff(D, V, spread))**.5
 
+# %% ../nbs/03_sqrt_schedule.ipynb #921a85c4
 def best_factor(
     factors:list[float], # rising, > 0
     scores:list[float],  # what each reached, more is better
@@ -141,7 +141,7 @@ def best_factor(
     rise, fall = (y-x)/(b-a), (z-y)/(c-b)
     return math.exp((a+b)/2 + rise*(c-a)/(2*(rise-fall))) if rise > fall else factors[i]
 
-# %% ../nbs/03_sqrt_schedule.ipynb #bfe9dc37
+# %% ../nbs/03_sqrt_schedule.ipynb #0e6b49f4
 @dataclass
 class Arm:
     "What distinguishes one arm from another, and nothing else"
@@ -164,6 +164,7 @@ def arm(
     alpha_bar = rescale(SCHEDULES[schedule], factor)
     return Arm(width, factor, alpha_bar, objective({term: 1.}, alpha_bar=alpha_bar, draw_t=stratified_t), head, learnt)
 
+# %% ../nbs/03_sqrt_schedule.ipynb #d50048c6
 def arms_of(
     V:int,             # words
     c:float,           # the constant of the rule
