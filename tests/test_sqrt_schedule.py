@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from helpers import ROOT, call, code_of, environment, needs_real_text, shifted
+from helpers import ROOT, call, checkout_at, code_of, environment, shifted
 from textdiffusion.journal import settle
 from textdiffusion.schedules import SCHEDULES, log_snr, rescale
 from textdiffusion.sampling import spaced
@@ -95,7 +95,6 @@ def test_the_sentences_follow_the_record(n):
 
 def test_the_smoke_run_of_real_text_needs_no_grammar(tmp_path):
     "The page runs on a corpus without a grammar"
-    from helpers import checkout_at
     folder = checkout_at(tmp_path)
     words = 'the cat sat on the mat and a dog ran to the old house by the river'.split()
     (tmp_path/'data/wikitext-2').mkdir(parents=True)

@@ -141,7 +141,7 @@ def best_factor(
     rise, fall = (y-x)/(b-a), (z-y)/(c-b)
     return math.exp((a+b)/2 + rise*(c-a)/(2*(rise-fall))) if rise > fall else factors[i]
 
-# %% ../nbs/03_sqrt_schedule.ipynb #0e6b49f4
+# %% ../nbs/03_sqrt_schedule.ipynb #9623c755
 @dataclass
 class Arm:
     "What distinguishes one arm from another, and nothing else"
@@ -162,7 +162,8 @@ def arm(
 ) -> Arm:                       # ready for the experiment
     "One arm; the noise factor is part of its schedule"
     alpha_bar = rescale(SCHEDULES[schedule], factor)
-    return Arm(width, factor, alpha_bar, objective({term: 1.}, alpha_bar=alpha_bar, draw_t=stratified_t), head, learnt)
+    draw_t = lambda n, device: stratified_t(n, device).clamp(min=1/2000)       # where there is no noise at all, ε cannot be asked for
+    return Arm(width, factor, alpha_bar, objective({term: 1.}, alpha_bar=alpha_bar, draw_t=draw_t), head, learnt)
 
 # %% ../nbs/03_sqrt_schedule.ipynb #d50048c6
 def arms_of(
