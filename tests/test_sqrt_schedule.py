@@ -77,20 +77,57 @@ def test_bad_input_is_refused_before_a_kernel_starts(given, says):
 def published():
     return [json.loads(p.read_text(encoding='utf-8')) for p in sorted((ROOT/'journal/03_sqrt_schedule').glob('*.json'))]
 
+def page():
+    "The functions of the page that judge and speak"
+    from textdiffusion.evaluation import T_975, mean_of, paired
+    space = dict(math=math, T_975=T_975, mean_of=mean_of, paired=paired, SCHEDULES=SCHEDULES, SWEEP=SWEEP, **{f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)})
+    exec(code_of('nbs/03_sqrt_schedule.ipynb', 'gap', 'first_beliefs', 'on_text', 'answer', 'priced', 'measured', until='judged ='), space)
+    return space
+
 @pytest.mark.parametrize('n', range(4))
 def test_the_sentences_follow_the_record(n):
     "Where every measured number moves, every sentence with a number moves"
     if n >= len(found := published()): pytest.skip('there is no such record')
-    import numpy, pandas
-    from functools import partial
-    from textdiffusion.evaluation import T_975, mean_of, paired
-    space = dict(np=numpy, pd=pandas, math=math, partial=partial, T_975=T_975, mean_of=mean_of, paired=paired, **{f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)}, SCHEDULES=SCHEDULES, SWEEP=SWEEP)
-    exec(code_of('nbs/03_sqrt_schedule.ipynb', 'gap', 'first_beliefs', 'on_text', 'answer', 'priced'), space)
-    rec = found[n]
-    moved = shifted(rec, {'parameters', 'corpus_info', 'factor', 'trained', 'calls', 'quartile'})
-    first, second = (space['lessons'](r).split('\n') for r in (rec, moved))
+    rec, lessons = found[n], page()['lessons']
+    first, second = (lessons(r).split('\n') for r in (rec, shifted(rec, {'parameters', 'corpus_info', 'factor', 'trained', 'calls', 'quartile'})))
     still = set(first) & set(second)
     assert all('One seed' in s or 'not by itself' in s for s in still), still
+
+
+def made_up(valid, arms, corpus='restaurants', **more):
+    "A record with three seeds whose arms have these validities, a hundredth apart by seed"
+    rows = [dict(arm=a, seed=s, start='', valid=valid(a) + .005*s*(i % 2), nll_minus_entropy=-1., new=.3, valid_new=.3*valid(a), teacher_nll=3 + valid(a) + .01*s, unigram=5 + valid(a)) for i, a in enumerate(arms) for s in range(3)]
+    rows += [dict(arm=a, seed=0, start='', valid=.5, new=.4, teacher_nll=2., unigram=6., distinct_2=.8) for a in ('real', '3-gram', '5-gram', 'shuffled')]
+    crossed = [dict(arm='sqrt-64', seed=s, trained=f, along=f'F{g}', valid=.1*f if f == g else .1) for s in range(3) for f in (1., 2., 4., 8.) for g in (1, 2, 4, 8)]
+    rule = dict(c=3., best={'16': 2., '64': 4.5}, each={'16': 2.9, '64': 3.}, by='this run', new=dict(best={'16': 2., '64': 4.}, each={'16': 2.9, '64': 2.4}, c=2.6))
+    return dict(preset='long', corpus=corpus, corpus_info=dict(V=82), parameters=dict(arms=arms), seeds=[0, 1, 2], rows=rows, crossed=crossed, rule=rule,
+        quartiles=[dict(arm=a, seed=0, quartile=q, look_up=.5, network=.6) for a in arms for q in range(4)], tables=[dict(arm='learnt-64-F4', seed=s, rms=1.5) for s in range(3)],
+        survivors=[dict(arm=a, seed=0, reads=r, common=.8 if r == 'network' else .4, rare=.5 if r == 'network' else .4) for a in arms for r in ('network', 'look_up')]) | more
+
+GOOD = {'sqrt-16': .3, 'sqrt-16-F2': .4, 'sqrt-16-F4': .35, 'sqrt-64': .1, 'sqrt-64-F2': .2, 'sqrt-64-F4': .38, 'sqrt-64-F8': .3, 'sqrt-256': .02, 'rule-256-half': .3, 'rule-256': .38, 'rule-256-double': .3,
+        'cosine-16': .15, 'linear-16': .2, 'cosine-16-F2': .3, 'x0-16': .3, 'eps-16': 0., 'eps-64': 0.}
+
+def test_beliefs_are_judged_by_their_bars():
+    judge = page()['judge']
+    good, bad = ({b['belief']: b['outcome'] for b in judge(made_up(f, list(GOOD)))} for f in (GOOD.get, lambda a: {'rule-256': .03, 'rule-256-double': .2, 'sqrt-256': .4, 'sqrt-64': .4, 'eps-16': .3, 'cosine-16': .31, 'cosine-16-F2': .1}.get(a, GOOD[a])))
+    assert len(good) == 8 and set(good.values()) == {'held'}, good
+    assert list(bad.values()).count('refuted') >= 4 and 'too close to call' not in bad.values(), bad      # with F = 1 the best, there is no gain to take apart
+    only = {b['belief']: b['outcome'] for b in judge(made_up(GOOD.get, ['sqrt-16', 'sqrt-64'], rule=dict(c=3., by='x'), tables=[]))}
+    assert list(only.values()).count('not judged') >= 6, only
+
+def test_a_cheaper_text_counts_only_with_its_words():
+    judge, arms = page()['judge'], ['sqrt-64', 'rule-64', 'rule-64-half', 'rule-64-double', 'cosine-64']
+    better = made_up(lambda a: .4 if a == 'rule-64' else .9, arms, 'wikitext2')
+    assert [b['outcome'] for b in judge(better)] == ['refuted']                       # cheaper, but its words are further from real text's
+    for r in better['rows']: r['unigram'] = {'rule-64': 5.9, 'sqrt-64': 4.}.get(r['arm'], 6.)
+    assert [b['outcome'] for b in judge(better)] == ['held']
+
+def test_claims_and_lessons_of_a_made_up_record():
+    space, rec = page(), made_up(GOOD.get, list(GOOD))
+    assert {k: v[1] for k, v in space['measured'](rec).items()} == {'anchor-037': 'reproduced', 'bart-153': 'reproduced'}
+    assert space['measured'](made_up(GOOD.get, ['sqrt-16'], survivors=[])) == {'anchor-037': None, 'bart-153': None}
+    said = space['lessons'](rec)
+    assert 'c = 2.90 and 3.00' in said and 'nan' not in said
 
 
 def test_the_smoke_run_of_real_text_needs_no_grammar(tmp_path):
