@@ -4,11 +4,10 @@
 
 # %% auto #0
 __all__ = ['CHANGES', 'LADDER', 'PRESETS', 'ddpm', 'LearnedEmbedding', 'LearnedRounding', 'fit_rounding', 'TinyTransformer',
-           'Denoiser', 'ddpm_step', 'blind_loss', 'lookup_denoiser', 'eps_loss', 'term_gradients', 'Arm', 'arms_of',
-           'build', 'cosine_scores', 'l2_scores', 'dot_scores', 'roundings_of', 'guided_decode', 'collapse',
-           'rounding_table']
+           'Denoiser', 'blind_loss', 'eps_loss', 'lookup_denoiser', 'term_gradients', 'Arm', 'arms_of', 'build',
+           'cosine_scores', 'l2_scores', 'dot_scores', 'roundings_of', 'guided_decode', 'collapse']
 
-# %% ../nbs/04_learned_rounding.ipynb #b6c6d088
+# %% ../nbs/04_learned_rounding.ipynb #db87ddac
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,25 +16,25 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .models import GaussianConfig, TiedDecoder
-from .objectives import decoder_nll, draw, eps_mse, grid_t, t0_mse, token_ce, x0_mse
-from .sampling import ancestral_step, spaced
-from .schedules import add_noise, from_betas, grid, posterior, rescale, sqrt
+from .objectives import Draw, decoder_nll, eps_mse, grid_t, t0_mse, token_ce, x0_mse
+from .sampling import spaced
+from .schedules import add_noise, from_betas, grid, rescale, sqrt
 
-# %% ../nbs/04_learned_rounding.ipynb #c0e2296d
+# %% ../nbs/04_learned_rounding.ipynb #67f2e4cc
 CHANGES = dict(positions=True, head=True, scale=True, x0=True, ce=True, noise=4., mean=True)     # what turns the source's system into ours, in this order
 LADDER = ['source', *list(CHANGES)[:-1], 'all']
 _trained = [a for a in LADDER if a != 'noise']                                                   # `noise` is `all`, sampled otherwise
 _all = [*_trained, 'no-positions', 'no-head', 'no-scale', 'no-ce', 'source-weak', 'source-strong', 'all-weak', 'all-strong', 'source-tuned', 'tuned', 'frozen']
 _cpu = dict(corpus='restaurants', seeds=1, arms=['source', 'all'], steps=1500, widths=[16, 64, 256], width_steps=250, samples=512, calls=50, seq_len=None, lm_steps=300, teacher_steps=500,
-            use_learned_embeddings=True, embed_dim=64, init_from_pretrained=False, rounding_weight=1., pieces=512, d_model=64, ffn=256, layers=3, heads=4, dropout=0., batch_size=32, lr=6e-3, muon_lr=1.2e-2)
+            use_learned_embeddings=True, embed_dim=64, init_from_pretrained=False, rounding_weight=1., pieces=512, d_model=64, ffn=256, layers=3, heads=4, dropout=0., batch_size=32, lr=6e-3, muon_lr=1.2e-2, source_calls=1000)
 _real, _widths = dict(seq_len=32), [16, 64, 256, 512, 1024, 2048]
 PRESETS = dict(
     cpu=_cpu | dict(on={'tiny_shakespeare': _real}),
-    smoke=_cpu | dict(arms=_all, steps=6, widths=[16, 32], width_steps=4, samples=16, calls=3, lm_steps=8, teacher_steps=8, d_model=32, ffn=32, layers=1, embed_dim=32, batch_size=8, on={'tiny_shakespeare': _real}),
+    smoke=_cpu | dict(arms=_all, steps=6, widths=[16, 32], width_steps=4, samples=16, calls=3, lm_steps=8, teacher_steps=8, d_model=32, ffn=32, layers=1, embed_dim=32, batch_size=8, source_calls=4, on={'tiny_shakespeare': _real}),
     long=_cpu | dict(arms=_all, seeds=3, steps=1000, widths=_widths, on={'tiny_shakespeare': _real | dict(arms=[*_trained, 'tuned', 'frozen'], steps=1200)}),
     gpu=_cpu | dict(corpus='tiny_shakespeare', arms=_trained, seeds=3, steps=3000, calls=200, widths=_widths, seq_len=64, embed_dim=256, d_model=256, ffn=2048, dropout=.1, pieces=4096, batch_size=64, lr=3e-3, muon_lr=4e-3, on={}))
 
-# %% ../nbs/04_learned_rounding.ipynb #6967d30f
+# %% ../nbs/04_learned_rounding.ipynb #5b33a78c
 class LearnedEmbedding(nn.Module):
     "A table of word vectors of any width that trains along, from scratch or from a pretrained table"
     def __init__(self, vocab_size:int, embed_dim:int, # V, D
@@ -51,7 +50,7 @@ class LearnedEmbedding(nn.Module):
 
     def forward(self) -> Tensor: # (V,D)
         "The table in use"
-        return F.layer_norm(self.weight, self.weight.shape[-1:]) if self.normalise else self.weight
+        return F.layer_norm(self.weight, self.weight.shape[-1:], eps=1e-12) if self.normalise else self.weight
 
 class LearnedRounding(nn.Linear):
     "The source's rounding: Linear(D, V) with bias"
@@ -95,7 +94,7 @@ class TinyTransformer(nn.Module):
         if self.position is not None: h = h + self.position.weight[:x_t.shape[1]]
         return self.out(self.encoder(self.drop(h)))
 
-# %% ../nbs/04_learned_rounding.ipynb #0bf88927
+# %% ../nbs/04_learned_rounding.ipynb #0261878d
 ddpm = from_betas(torch.linspace(1e-4, .02, 1000, dtype=torch.float64))     # the source's schedule
 
 class Denoiser(nn.Module):
@@ -113,25 +112,32 @@ class Denoiser(nn.Module):
         x0_hat = (x_t - (1-ab).sqrt()*out) / ab.sqrt() if self.eps else out
         return x0_hat, self.head.decode(x0_hat, self.emb)
 
-def ddpm_step(
-    x_t:Tensor, x0_hat:Tensor, # (B,L,D) noised latents, the guess
-    ab_t:float, ab_s:float, # alpha_bar at t, at s < t
-    noise:Tensor, previous=None, # (B,L,D) standard normal; not used
-) -> Tensor: # x_s (B,L,D)
-    "As `ancestral_step`, with the larger of DDPM's two variances, β; none at the last step [Ho et al. 2020, §3.2]"
-    return posterior(x0_hat, x_t, ab_t, ab_s)[0] + (ab_s < 1)*(1-ab_t/ab_s)**.5 * noise
-
-# %% ../nbs/04_learned_rounding.ipynb #24be005e
+# %% ../nbs/04_learned_rounding.ipynb #823a9687
 def blind_loss(
     spread:float|Tensor, # standard deviation of a coordinate of the clean vectors, or (D,) one for each
     alpha_bar:Callable,  # schedule
     T:int=1000,          # steps of its table
 ) -> float:              # mean squared error of ε per coordinate, in [0,1)
     "What the best linear predictor of the noise scores that knows the scale of the vectors and nothing about text"
-    ab = alpha_bar(grid(T))[:, None]
-    power = ab*torch.as_tensor(spread, dtype=torch.float64).cpu().reshape(1, -1)**2
-    return (power / (power + 1-ab)).mean().item()
+    ab, power = alpha_bar(grid(T))[:, None], torch.as_tensor(spread, dtype=torch.float64).cpu().reshape(1, -1)**2
+    return (ab*power / (ab*power + 1-ab)).mean().item()
+@torch.no_grad()
+def eps_loss(
+    denoiser:Callable,  # (x_t, t, None) -> x0_hat, scores
+    emb:Tensor,         # (V,D) its table
+    ids:Tensor,         # (B,L) held-out text
+    alpha_bar:Callable, # schedule
+    levels:int=32,      # times, denser near 0, where small vectors are lost
+) -> float:             # mean squared error of ε per coordinate, over uniform times
+    "The ε-loss on held-out text, with the same noise for every denoiser"
+    x0, total, eps = emb[ids], 0., torch.randn((*ids.shape, emb.shape[1]), generator=torch.Generator().manual_seed(0)).to(emb)
+    for u in ((torch.arange(levels) + .5)/levels).tolist():
+        t = x0.new_full((len(ids),), u*u)
+        ab, x_t = alpha_bar(t)[:, None, None], add_noise(x0, t, alpha_bar, eps)
+        total += 2*u/levels * (eps - (x_t - ab.sqrt()*denoiser(x_t, t, None)[0])/(1-ab).sqrt()).square().mean().item()
+    return total
 
+# %% ../nbs/04_learned_rounding.ipynb #27264955
 def lookup_denoiser(
     emb:Tensor,         # (V,D) table
     ids:Tensor,         # text, for how often each word occurs
@@ -144,33 +150,17 @@ def lookup_denoiser(
         scores = often + (ab.sqrt()*(x_t @ emb.T) - ab*emb.square().sum(-1)/2) / (1-ab)
         return scores.softmax(-1) @ emb, scores
     return denoise
-
-# %% ../nbs/04_learned_rounding.ipynb #3e0c059f
-@torch.no_grad()
-def eps_loss(
-    denoiser:Callable, emb:Tensor, # (x_t, t, None) -> x0_hat, scores; (V,D) its table
-    ids:Tensor, alpha_bar:Callable, # (B,L) held-out text; schedule
-    levels:int=32,     # times, denser near 0, where small vectors are lost
-) -> float:            # mean squared error of ε per coordinate, over uniform times
-    "The ε-loss on held-out text, with the same noise for every denoiser"
-    x0, total = emb[ids], 0.
-    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)).to(x0)
-    for u in ((torch.arange(levels) + .5)/levels).tolist():
-        t = x0.new_full((len(ids),), u*u)
-        ab, x_t = alpha_bar(t)[:, None, None], add_noise(x0, t, alpha_bar, eps)
-        total += 2*u/levels * (eps - (x_t - ab.sqrt()*denoiser(x_t, t, None)[0])/(1-ab).sqrt()).square().mean().item()
-    return total
-
-def term_gradients(model:Denoiser, terms:dict, ids:Tensor, **how) -> list[dict]: # model, {term: weight}, (B,L) text, arguments of `objectives.draw`; rows: term, part, norm
+def term_gradients(
+    model:Denoiser, # any
+    terms:dict,     # {term: weight}
+    draw:Draw,      # of `objectives.draw` with this model
+) -> list[dict]:    # rows: term, part, norm
     "The norm of each weighted term's gradient on the network, the table and the rounding; 0 where none arrives"
-    d, rows = draw(model, ids, **how), []
-    for part, ps in dict(network=[*model.net.parameters()], table=[model.table.weight]*model.table.weight.requires_grad, rounding=[*model.head.parameters()]).items():
-        for f, weight in terms.items():
-            grads = torch.autograd.grad(weight*f(model, d).mean(), ps, retain_graph=True, allow_unused=True) if ps else ()
-            rows.append(dict(term=f.__name__, part=part, norm=math.sqrt(sum(g.square().sum().item() for g in grads if g is not None))))
-    return rows
+    parts = dict(network=[*model.net.parameters()], table=[model.table.weight]*model.table.weight.requires_grad, rounding=[*model.head.parameters()])
+    def norm(f, w, ps): return math.sqrt(sum(g.square().sum().item() for g in torch.autograd.grad(w*f(model, draw).mean(), ps, retain_graph=True, allow_unused=True) if g is not None)) if ps else 0.
+    return [dict(term=f.__name__, part=k, norm=norm(f, w, ps)) for k, ps in parts.items() for f, w in terms.items()]
 
-# %% ../nbs/04_learned_rounding.ipynb #b98e4fa5
+# %% ../nbs/04_learned_rounding.ipynb #3a16a092
 @dataclass
 class Arm:
     "What distinguishes one arm from another, and nothing else"
@@ -188,7 +178,7 @@ class Arm:
     alpha_bar = property(lambda self: rescale(sqrt, self.noise) if self.noise else ddpm)
     T = property(lambda self: 2000 if self.noise else 1000)
     how = property(lambda self: dict(alpha_bar=self.alpha_bar, draw_t=partial(grid_t, T=self.T)))
-    sampler = property(lambda self: dict(step=ancestral_step if self.noise else ddpm_step, times=partial(spaced, T=self.T)))
+    times = property(lambda self: partial(spaced, T=self.T))
     def terms(self, weight):
         "{loss term: weight}: denoising, and the rounding term with this weight"
         return ({x0_mse: 1., t0_mse: 1.} if self.x0 else {eps_mse: 1.}) | {token_ce if self.ce else decoder_nll: weight*self.weight}
@@ -238,7 +228,7 @@ def dot_scores(
     "Dot product with each word: long vectors are preferred"
     return x @ emb.T
 
-# %% ../nbs/04_learned_rounding.ipynb #e3949d24
+# %% ../nbs/04_learned_rounding.ipynb #519151b6
 def roundings_of(
     model:Denoiser, # trained
     ids:Tensor,     # text, for how often each word occurs
@@ -248,11 +238,12 @@ def roundings_of(
     tied = TiedDecoder(GaussianConfig(vocab_size=len(emb), emb_dim=emb.shape[1])).to(emb)
     tied.reset_parameters(); fit_rounding(tied, emb, ids)
     return {k: partial(lambda f, x: f(x, emb).detach(), f) for k, f in dict(learned=model.head.decode, cosine=cosine_scores, L2=l2_scores, dot=dot_scores, tied=tied.decode).items()}
-
 @torch.no_grad()
 def guided_decode(
-    lm:nn.Module, scores:Tensor, # GPT-2 of `new_teacher`, whose last token starts a row; (B,L,V) of a rounding
-    alpha:float=.3, temperature:float=1., # share of the diffusion model; changes nothing, since the largest value stays the largest
+    lm:nn.Module,         # GPT-2 of `new_teacher`, whose last token starts a row
+    scores:Tensor,        # (B,L,V) of a rounding
+    alpha:float=.3,       # share of the diffusion model
+    temperature:float=1., # changes nothing: the largest value stays the largest
 ) -> Tensor:              # (B,L) ids
     "Word by word the argmax of a mixture of an autoregressive model's logits and a rounding's scores [the source's code]"
     ids = torch.full((len(scores), 1), lm.config.vocab_size - 1, device=scores.device)
@@ -261,8 +252,11 @@ def guided_decode(
         ids = torch.cat([ids, mixed.argmax(-1, keepdim=True)], 1)
     return ids[:, 1:]
 
-# %% ../nbs/04_learned_rounding.ipynb #d8e9656c
-def collapse(ids:Tensor, corpus) -> dict[str,float]: # (B,L) text of a sampler, Corpus; top in [0,1]; entropy, kl in nats; on sentences begin_first and begin_anywhere in [0,1]
+# %% ../nbs/04_learned_rounding.ipynb #e085cf7e
+def collapse(
+    ids:Tensor, # (B,L) text of a sampler
+    corpus,     # Corpus
+) -> dict[str,float]: # top in [0,1]; entropy, kl in nats; on sentences begin_first and begin_anywhere in [0,1]
     "Share of the commonest word, entropy of all tokens, divergence of their frequencies from the training text's, and where the begin stands"
     n, r = (torch.bincount(x.flatten().cpu(), minlength=corpus.vocab_size).double() for x in (ids, corpus.train))
     p, q = n/n.sum(), (r + .5)/(r + .5).sum()
@@ -270,16 +264,3 @@ def collapse(ids:Tensor, corpus) -> dict[str,float]: # (B,L) text of a sampler, 
     row = dict(top=(words.max()/words.sum().clamp(min=1)).item(), entropy=torch.special.entr(p).sum().item(), kl=(torch.special.xlogy(p, p) - p*q.log()).sum().item())
     begins = (ids == (-1 if corpus.bos_id is None else corpus.bos_id)).double()
     return row if corpus.bos_id is None else row | dict(begin_first=begins[:, 0].mean().item(), begin_anywhere=begins.mean().item())
-
-@torch.no_grad()
-def rounding_table(model:Denoiser, roundings:dict, ids:Tensor, real:Tensor, alpha_bar:Callable, ts:tuple=(.05, .2, .4, .6, .8, .95)) -> list[dict]: # in eval mode, of `roundings_of`, (B,L) text, (B,L) bool, schedule, times; rows: t, vectors, rounding, accuracy, nats of the system's own
-    "How many tokens each rounding names right, on clean, noised and denoised vectors"
-    x0, rows = model.embed(ids), []
-    eps = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0)).to(x0)
-    for t in (0., *ts):
-        tt = x0.new_full((len(ids),), t)
-        x_t = add_noise(x0, tt, alpha_bar, eps)
-        for vectors, x in (dict(noised=x_t, denoised=model(x_t, tt)[0]) if t else dict(clean=x0)).items():
-            for name, scores in {k: f(x)[real] for k, f in roundings.items()}.items():
-                rows.append(dict(t=t, vectors=vectors, rounding=name, accuracy=(scores.argmax(-1) == ids[real]).float().mean().item(), **(dict(nats=F.cross_entropy(scores, ids[real]).item()) if name == 'learned' else {})))
-    return rows
