@@ -20,8 +20,8 @@ from .objectives import Draw, decoder_nll, eps_mse, grid_t, t0_mse, token_ce, x0
 from .sampling import spaced
 from .schedules import add_noise, from_betas, grid, rescale, sqrt
 
-# %% ../nbs/04_learned_rounding.ipynb #67f2e4cc
-CHANGES = dict(positions=True, head=True, scale=True, x0=True, ce=True, noise=4., mean=True)     # what turns the source's system into ours, in this order
+# %% ../nbs/04_learned_rounding.ipynb #490ae12d
+CHANGES = dict(positions=True, head=True, scale=True, x0=True, ce=True, noise=2., mean=True)     # what turns the source's system into ours, in this order
 LADDER = ['source', *list(CHANGES)[:-1], 'all']
 _trained = [a for a in LADDER if a != 'noise']                                                   # `noise` is `all`, sampled otherwise
 _all = [*_trained, 'no-positions', 'no-head', 'no-scale', 'no-ce', 'source-weak', 'source-strong', 'all-weak', 'all-strong', 'source-tuned', 'tuned', 'frozen']
@@ -252,15 +252,16 @@ def guided_decode(
         ids = torch.cat([ids, mixed.argmax(-1, keepdim=True)], 1)
     return ids[:, 1:]
 
-# %% ../nbs/04_learned_rounding.ipynb #e085cf7e
+# %% ../nbs/04_learned_rounding.ipynb #f7423073
 def collapse(
     ids:Tensor, # (B,L) text of a sampler
     corpus,     # Corpus
-) -> dict[str,float]: # top in [0,1]; entropy, kl in nats; on sentences begin_first and begin_anywhere in [0,1]
-    "Share of the commonest word, entropy of all tokens, divergence of their frequencies from the training text's, and where the begin stands"
+) -> dict[str,float]: # top, top2 in [0,1]; entropy, kl in nats; on sentences begin_first and begin_anywhere in [0,1]
+    "Share of the commonest word and of the two commonest, entropy of all tokens, divergence of their frequencies from the training text's, and where the begin stands"
     n, r = (torch.bincount(x.flatten().cpu(), minlength=corpus.vocab_size).double() for x in (ids, corpus.train))
     p, q = n/n.sum(), (r + .5)/(r + .5).sum()
     words = n.index_fill(0, torch.tensor([i for i in (corpus.pad_id, corpus.bos_id, corpus.eos_id) if i is not None]), 0.)
-    row = dict(top=(words.max()/words.sum().clamp(min=1)).item(), entropy=torch.special.entr(p).sum().item(), kl=(torch.special.xlogy(p, p) - p*q.log()).sum().item())
+    top = words.sort().values / words.sum().clamp(min=1)
+    row = dict(top=top[-1].item(), top2=top[-2:].sum().item(), entropy=torch.special.entr(p).sum().item(), kl=(torch.special.xlogy(p, p) - p*q.log()).sum().item())
     begins = (ids == (-1 if corpus.bos_id is None else corpus.bos_id)).double()
     return row if corpus.bos_id is None else row | dict(begin_first=begins[:, 0].mean().item(), begin_anywhere=begins.mean().item())
