@@ -20,18 +20,18 @@ from .objectives import Draw, decoder_nll, eps_mse, grid_t, t0_mse, token_ce, x0
 from .sampling import spaced
 from .schedules import add_noise, from_betas, grid, rescale, sqrt
 
-# %% ../nbs/04_learned_rounding.ipynb #490ae12d
+# %% ../nbs/04_learned_rounding.ipynb #d5c3af7c
 CHANGES = dict(positions=True, head=True, scale=True, x0=True, ce=True, noise=2., mean=True)     # what turns the source's system into ours, in this order
 LADDER = ['source', *list(CHANGES)[:-1], 'all']
 _trained = [a for a in LADDER if a != 'noise']                                                   # `noise` is `all`, sampled otherwise
 _all = [*_trained, 'no-positions', 'no-head', 'no-scale', 'no-ce', 'source-weak', 'source-strong', 'all-weak', 'all-strong', 'source-tuned', 'tuned', 'frozen']
-_cpu = dict(corpus='restaurants', seeds=1, arms=['source', 'all'], steps=1500, widths=[16, 64, 256], width_steps=250, samples=512, calls=50, seq_len=None, lm_steps=300, teacher_steps=500,
+_cpu = dict(corpus='restaurants', seeds=1, arms=['source', 'all'], steps=1500, widths=[16, 64, 256], width_steps=400, samples=512, calls=50, seq_len=None, lm_steps=300, teacher_steps=500,
             use_learned_embeddings=True, embed_dim=64, init_from_pretrained=False, rounding_weight=1., pieces=512, d_model=64, ffn=256, layers=3, heads=4, dropout=0., batch_size=32, lr=6e-3, muon_lr=1.2e-2, source_calls=1000)
 _real, _widths = dict(seq_len=32), [16, 64, 256, 512, 1024, 2048]
 PRESETS = dict(
     cpu=_cpu | dict(on={'tiny_shakespeare': _real}),
     smoke=_cpu | dict(arms=_all, steps=6, widths=[16, 32], width_steps=4, samples=16, calls=3, lm_steps=8, teacher_steps=8, d_model=32, ffn=32, layers=1, embed_dim=32, batch_size=8, source_calls=4, on={'tiny_shakespeare': _real}),
-    long=_cpu | dict(arms=_all, seeds=3, steps=1000, widths=_widths, on={'tiny_shakespeare': _real | dict(arms=[*_trained, 'tuned', 'frozen'], steps=1200)}),
+    long=_cpu | dict(arms=_all, seeds=3, steps=900, widths=_widths, width_steps=500, on={'tiny_shakespeare': _real | dict(arms=[*_trained, 'tuned', 'frozen'], steps=1200)}),
     gpu=_cpu | dict(corpus='tiny_shakespeare', arms=_trained, seeds=3, steps=3000, calls=200, widths=_widths, seq_len=64, embed_dim=256, d_model=256, ffn=2048, dropout=.1, pieces=4096, batch_size=64, lr=3e-3, muon_lr=4e-3, on={}))
 
 # %% ../nbs/04_learned_rounding.ipynb #5b33a78c
