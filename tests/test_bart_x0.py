@@ -4,10 +4,10 @@ from functools import partial
 
 import pytest
 import torch
-from transformers import BartForConditionalGeneration, BertConfig, BertModel
+from transformers import BertConfig, BertModel
 
 from helpers import call, checkout_at, environment
-from textdiffusion.bart_x0 import (ARMS, PRESETS, BartLayers, ConvUNet, Encoded, Free, Infiller, LatentDenoiser, Latents, Words, bart_model, built, check_fit, implied_scale, improvement,
+from textdiffusion.bart_x0 import (ARMS, PRESETS, BartLayers, ConvUNet, Encoded, Infiller, Latents, Words, bart_model, built, check_fit, improvement,
     infill, infilling, levels_of, small_bart, split_adamw, through_decoder, word_distance, written)
 from textdiffusion.corpora import bpe_tokenizer, load_corpus
 from textdiffusion.evaluation import input_sensitivity
@@ -156,12 +156,6 @@ def test_text_of_a_constant_follows_nothing():
     assert out.shape == (6, DATA.seq_len)
     predict = through_decoder(lambda x, t: torch.zeros_like(x), bart, latents, DATA.vocab_size)
     assert input_sensitivity(predict, latents(DATA.test[:6]), DATA.test[:6], DATA, cosine, ts=(.9,))[0]['sensitivity'] == 0
-
-def test_a_print_gives_its_scale_away():
-    truth, said = .3*torch.randn(4000, 64), torch.randn(4000, 64)
-    c, m, e = torch.cosine_similarity(said, truth, dim=-1).mean().item(), (said.norm(dim=-1)/truth.norm(dim=-1)).mean().item(), (said-truth).square().mean().item()
-    a, b = implied_scale(c, m, e)
-    assert abs(a - .3) < .01 and abs(b - 1) < .03
 
 def test_the_unet_takes_any_length():
     net = ConvUNet(tiny())

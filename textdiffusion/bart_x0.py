@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['PRESETS', 'SCORES', 'LEVELS', 'SIGMA0', 'ARMS', 'bart_model', 'check_fit', 'small_bart', 'infill', 'Infiller',
-           'infilling', 'BartLayers', 'ConvBlock', 'ConvUNet', 'Words', 'Encoded', 'by_dot', 'by_cosine', 'by_distance',
-           'Latents', 'Free', 'LatentDenoiser', 'implied_scale', 'levels_of', 'improvement', 'written',
-           'through_decoder', 'clean_mse', 'word_distance', 'x0_cosine', 'Arm', 'built', 'split_adamw']
+           'infilling', 'BartLayers', 'ConvUNet', 'Words', 'Encoded', 'Latents', 'Free', 'LatentDenoiser', 'levels_of',
+           'improvement', 'written', 'through_decoder', 'clean_mse', 'word_distance', 'x0_cosine', 'Arm', 'built',
+           'split_adamw']
 
 # %% ../nbs/01_bart_x0.ipynb #eed9e579
 import copy
@@ -40,7 +40,7 @@ PRESETS = dict(
     gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1500, pretrain_steps=4000, width=256, layers=6, heads=8, batch_size=96, samples=256, written=64, teacher_steps=2000, rows=256,
                     on={'wikitext2': dict(seq_len=64, vocab_size=8000)}))
 
-# %% ../nbs/01_bart_x0.ipynb #83d3950e
+# %% ../nbs/01_bart_x0.ipynb #b32b27d6
 def bart_model(
     name:str, # folder with a saved model, or a name on the hub
 ) -> Any:     # BartForConditionalGeneration in eval mode
@@ -51,8 +51,7 @@ def bart_model(
         if kind != 'bart': raise ValueError(f'it is a model of type {kind}')
         bart, info = BartForConditionalGeneration.from_pretrained(name, output_loading_info=True, **how)
     except (OSError, ValueError) as error:
-        raise ValueError(f"base_model {name!r} is not a BART that transformers can load without running code of its own ({' '.join(str(error).split())[:160]}…); "
-                         'choose a folder with a saved BART, or a name such as facebook/bart-base') from None
+        raise ValueError(f"base_model {name!r} is not a BART that transformers can load without running code of its own ({' '.join(str(error).split())[:160]}…); choose a folder with a saved BART, or a name such as facebook/bart-base") from None
     missing = sorted(k for k in info['missing_keys'] if k not in ('final_logits_bias', 'lm_head.weight'))   # zero, and tied
     if missing: raise ValueError(f"base_model {name!r} lacks weights of a BART: {', '.join(missing[:3])}, {len(missing)} in all")
     return bart.eval()
@@ -67,7 +66,7 @@ def check_fit(
     if seq_len >= have: raise ValueError(f'seq_len must be below the {have} positions of base_model, one of which starts its decoder, got {seq_len}')
     if len(tokenizer) > rows: raise ValueError(f'the tokenizer of base_model has {len(tokenizer)} tokens, but the model embeds {rows}: they do not belong together')
 
-# %% ../nbs/01_bart_x0.ipynb #c990749a
+# %% ../nbs/01_bart_x0.ipynb #b7e36d35
 def small_bart(
     tokenizer:Any,   # whose tokens it embeds
     seq_len:int,     # L, its window
@@ -84,6 +83,7 @@ def small_bart(
         with torch.no_grad(): side.embed_positions.weight[:] = width**-.5 * time_features(torch.arange(len(side.embed_positions.weight)), width)
     return bart
 
+# %% ../nbs/01_bart_x0.ipynb #b0e13eb6
 def infill(
     ids:Tensor,   # (B,L) tokens
     mask_id:int,  # what stands for a span
@@ -149,35 +149,19 @@ class BartLayers(nn.Module):
         h = x_t if self.scale is None else x_t * (1 + self.scale(told))[:, None]
         return self.out(self.encoder(inputs_embeds=h + self.time(told)[:, None]).last_hidden_state)
 
-# %% ../nbs/01_bart_x0.ipynb #0a83909b
-class ConvBlock(nn.Module):
-    "Two convolutions of width 3 with the time between them, added to what came in"
-    def __init__(self,
-        width:int, # channels, a multiple of 8
-    ):
-        super().__init__()
-        self.norms = nn.ModuleList(nn.GroupNorm(8, width) for _ in range(2))
-        self.convs = nn.ModuleList(nn.Conv1d(width, width, 3, padding=1) for _ in range(2))
-
-    def forward(self,
-        h:Tensor,    # (B,width,l)
-        told:Tensor, # (B,width,1) the time
-    ) -> Tensor:     # (B,width,l)
-        "One residual step"
-        u = self.convs[0](F.silu(self.norms[0](h))) + told
-        return h + self.convs[1](F.silu(self.norms[1](u)))
-
+# %% ../nbs/01_bart_x0.ipynb #afed5664
 class ConvUNet(nn.Module):
-    "Convolutions at full, half and quarter length, and back with what was kept"
+    "Convolutions of width 3 at full, half and quarter length, and back with what was kept; the time enters every block"
     def __init__(self,
         bart:Any, # whose vectors it denoises, and whose layers' number of parameters it takes
     ):
         super().__init__()
         D = bart.config.d_model
         w = max(8, round(D * (bart.config.encoder_layers/3)**.5 / 8) * 8)
+        half = lambda: [nn.GroupNorm(8, w), nn.SiLU(), nn.Conv1d(w, w, 3, padding=1)]
         self.time = nn.Sequential(nn.Linear(256, w), nn.SiLU(), nn.Linear(w, w))
         self.inp, self.out = nn.Conv1d(D, w, 3, padding=1), nn.Conv1d(w, D, 3, padding=1)
-        self.down, self.mid, self.up = nn.ModuleList([ConvBlock(w), ConvBlock(w)]), ConvBlock(w), nn.ModuleList([ConvBlock(w), ConvBlock(w)])
+        self.parts = nn.ModuleList(nn.Sequential(*half(), *half()) for _ in range(5))       # down, down, middle, up, up
 
     def forward(self,
         x_t:Tensor, # (B,L,D) noised vectors
@@ -185,14 +169,13 @@ class ConvUNet(nn.Module):
     ) -> Tensor:    # (B,L,D)
         "Down, middle, up"
         h, told, kept = self.inp(x_t.mT), self.time(time_features(1000*t, 256).to(x_t.dtype))[..., None], []
-        for block in self.down:
-            kept.append(h := block(h, told))
-            h = F.avg_pool1d(h, 2, ceil_mode=True)
-        h = self.mid(h, told)
-        for block, skip in zip(self.up, reversed(kept)): h = block(F.interpolate(h, size=skip.shape[-1]) + skip, told)
+        for i, part in enumerate(self.parts):
+            if i > 2: h = F.interpolate(h, size=kept[-1].shape[-1]) + kept.pop()
+            h = h + part(h + told)
+            if i < 2: h = F.avg_pool1d(kept.append(h) or h, 2, ceil_mode=True)
         return self.out(h).mT
 
-# %% ../nbs/01_bart_x0.ipynb #cc0eaf03
+# %% ../nbs/01_bart_x0.ipynb #2b30ca68
 class Words(nn.Module):
     "BART's token embeddings"
     encoded = False # they enter BART's encoder
@@ -201,12 +184,7 @@ class Words(nn.Module):
     ):
         super().__init__()
         self.emb = copy.deepcopy(bart.model.encoder.embed_tokens)
-
-    def forward(self,
-        ids:Tensor, # (B,L) tokens
-    ) -> Tensor:    # (B,L,D)
-        "Look up"
-        return self.emb(ids)
+    def forward(self, ids): "(B,L) -> (B,L,D)"; return self.emb(ids)
 
 class Encoded(nn.Module):
     "The output of BART's encoder"
@@ -216,34 +194,13 @@ class Encoded(nn.Module):
     ):
         super().__init__()
         self.encoder = copy.deepcopy(bart.model.encoder)
+    def forward(self, ids): "(B,L) -> (B,L,D)"; return self.encoder(input_ids=ids).last_hidden_state
 
-    def forward(self,
-        ids:Tensor, # (B,L) tokens
-    ) -> Tensor:    # (B,L,D)
-        "Read the text"
-        with torch.no_grad(): return self.encoder(input_ids=ids).last_hidden_state
+# (…,D) vectors and (V,D) table -> (…,V); `dot` favours long vectors, `distance` is minus half the squared distance, but for a term that all words share
+SCORES = dict(cosine=lambda x, table: F.normalize(x, dim=-1) @ F.normalize(table, dim=-1).T, dot=lambda x, table: x @ table.T,
+              distance=lambda x, table: x @ table.T - table.square().sum(-1)/2)
 
-# %% ../nbs/01_bart_x0.ipynb #7141b724
-def by_dot(
-    x:Tensor, table:Tensor, # (…,D) and (V,D)
-) -> Tensor:  # (…,V)
-    "Dot products, which favour words with long vectors"
-    return x @ table.T
-
-def by_cosine(
-    x:Tensor, table:Tensor, # (…,D) and (V,D)
-) -> Tensor:  # (…,V) in [-1,1]
-    "Cosines"
-    return F.normalize(x, dim=-1) @ F.normalize(table, dim=-1).T
-
-def by_distance(
-    x:Tensor, table:Tensor, # (…,D) and (V,D)
-) -> Tensor:  # (…,V) largest where the distance is smallest
-    "Minus half the squared distance, but for a term that all words share"
-    return x @ table.T - table.square().sum(-1)/2
-
-SCORES = dict(cosine=by_cosine, dot=by_dot, distance=by_distance)
-
+# %% ../nbs/01_bart_x0.ipynb #9d7de4ec
 class Latents(nn.Module):
     "Frozen vectors of a text, standardised per dimension, and for each word the mean vector of its occurrences"
     def __init__(self,
@@ -264,67 +221,43 @@ class Latents(nn.Module):
         self.register_buffer('unseen', count == 0)
 
     def train(self, mode=True): "Never: what is denoised does not change with the dropout of a mode"; return super().train(False)
-    def forward(self, ids): "(B,L) -> (B,L,D), standardised"; return (self.raw(ids) - self.mean) / self.spread
+    def forward(self, ids): "(B,L) -> (B,L,D), standardised"; return (self.raw(ids).detach() - self.mean) / self.spread
     def back(self, x): "Standardised vectors (…,D) as BART has them"; return x*self.spread + self.mean
-    def score(self, x, by=by_distance): "Scores (…,V) of the words for standardised vectors (…,D)"; return by(x, self.table).masked_fill(self.unseen, -torch.inf)
+    def score(self, x, by=SCORES['distance']): "Scores (…,V) of the words for standardised vectors (…,D)"; return by(x, self.table).masked_fill(self.unseen, -torch.inf)
 
-# %% ../nbs/01_bart_x0.ipynb #e9c69e5d
+# %% ../nbs/01_bart_x0.ipynb #19696538
 class Free(nn.Module):
     "A word table that trains, and the tied decoder of the rounding loss"
     def __init__(self,
         table:Tensor, # (V,D) to start from
     ):
         super().__init__()
-        self.table = nn.Parameter(table.clone())
-        self.head = TiedDecoder(SimpleNamespace(vocab_size=len(table), emb_dim=table.shape[1]))
+        self.table, self.head = nn.Parameter(table.clone()), TiedDecoder(SimpleNamespace(vocab_size=len(table), emb_dim=table.shape[1]))
         self.head.reset_parameters()
-
     def forward(self, ids): "(B,L) -> (B,L,D)"; return self.table[ids]
-    def score(self, x, by=by_distance): "Scores (…,V) of the words for vectors (…,D)"; return by(x, self.table)
+    def score(self, x, by=SCORES['distance']): "Scores (…,V) of the words for vectors (…,D)"; return by(x, self.table)
 
 class LatentDenoiser(nn.Module):
-    "`(x0_hat, logits) = model(x_t, t, None)`; logits are -distances, and None while it trains"
-    def __init__(self,
-        latents:nn.Module,  # `Latents` or `Free`
-        backbone:nn.Module, # (x_t, t) -> (B,L,D)
-        eps:Callable|None=None, # the schedule, where the network's output is the noise
-    ):
+    "`(x0_hat, logits) = model(x_t, t, None)`; the backbone's output is x0_hat, or with `eps`, a schedule, the noise; logits are -distances, None while it trains"
+    def __init__(self, latents:nn.Module, backbone:nn.Module, eps:Callable|None=None): # `Latents` or `Free`; (x_t, t) -> (B,L,D)
         super().__init__()
         self.latents, self.backbone, self.eps = latents, backbone, eps
-    @property
-    def emb(self): "(V,D) the table"; return self.latents.table
-    @property
-    def head(self): "Its `decode` scores vectors against the table"; return self.latents.head
+    emb, head = property(lambda self: self.latents.table), property(lambda self: self.latents.head)
     def embed(self, ids): "(B,L) -> x0 (B,L,D)"; return self.latents(ids)
-
-    def forward(self,
-        x_t:Tensor, t:Tensor, x0_prev:None=None, # (B,L,D) noised vectors; (B,) in [0,1]; there is no self-conditioning
-    ) -> tuple[Tensor, Tensor|None]: # x0_hat (B,L,D), logits (B,L,V)
-        "One call of the denoiser"
+    def forward(self, x_t, t, x0_prev=None):
+        "(B,L,D) noised vectors, (B,) times; there is no self-conditioning"
         out = self.backbone(x_t, t)
-        if self.eps:
-            ab = self.eps(t)[:, None, None]
-            out = (x_t - (1-ab).sqrt()*out) / ab.sqrt()
+        if self.eps: out = (x_t - match(sigma(t, self.eps), x_t)*out) / match(self.eps(t), x_t).sqrt()
         return out, None if self.training else self.latents.score(out)
 
-# %% ../nbs/01_bart_x0.ipynb #e96b5ab0
-def implied_scale(
-    cosine:float, ratio:float, mse:float, # of one prediction: cosine to the truth, its length over the truth's, squared error per coordinate
-) -> tuple[float, float]: # root mean square coordinate of the truth, and of the prediction
-    "The scale that a printed cosine, length and error imply together"
-    truth = (mse / (1 + ratio**2 - 2*ratio*cosine))**.5
-    return truth, ratio*truth
-
-# %% ../nbs/01_bart_x0.ipynb #d2bb69de
+# %% ../nbs/01_bart_x0.ipynb #94daa6c9
 LEVELS = (0, 1, 50, 500, 1000, 1500, 1700, 1999)
-
 def levels_of(
     predict:Callable,   # (x_t (B,L,D), t (B,)) -> x0_hat (B,L,D)
     x0:Tensor,          # (B,L,D) clean vectors of `ids`
     ids:Tensor,         # (B,L) tokens
     corpus,             # Corpus
     score:Callable,     # (x (…,D), by) -> (…,V), such as `Latents.score`
-    alpha_bar:Callable=cosine, # the schedule
     levels:tuple=LEVELS, # indices of the source's table of 2,000 steps
 ) -> list[dict]:        # rows: level, noise, cosine, cosine_in, ratio, mse, words right by each of SCORES; cosine_all and ratio_all with the padding
     "The denoising table of the words of some text, level by level"
@@ -332,19 +265,18 @@ def levels_of(
     share = dict(words=counted(ids, corpus).sum().item(), PAD=(ids == corpus.pad_id).sum().item() if corpus.eos_id is not None else 0)
     for name, by in SCORES.items():
         scored = lambda x_t, t: ((x := predict(x_t, t)), score(x, by))
-        said = {(r['t'], r['kind']): r for r in denoising_table(scored, x0, ids, corpus, alpha_bar, ts)}
+        said = {(r['t'], r['kind']): r for r in denoising_table(scored, x0, ids, corpus, cosine, ts)}
         for i, t in zip(levels, ts):
             words, all_of = said[t, 'words'], lambda k: sum(n*said[t, kind][k] for kind, n in share.items() if n) / sum(share.values())
-            rows.setdefault(i, dict(level=i, noise=1 - alpha_bar(grid()[i]).item()) | {k: words[k] for k in ('cosine', 'cosine_in', 'ratio', 'mse')} | {f'{k}_all': all_of(k) for k in ('cosine', 'ratio')})[f'right_{name}'] = words['accuracy']
+            rows.setdefault(i, dict(level=i, noise=1 - cosine(grid()[i]).item()) | {k: words[k] for k in ('cosine', 'cosine_in', 'ratio', 'mse')} | {f'{k}_all': all_of(k) for k in ('cosine', 'ratio')})[f'right_{name}'] = words['accuracy']
     return list(rows.values())
-
 def improvement(
     rows:list[dict], # from `levels_of`
 ) -> float:          # in cosine
     "Average denoising improvement: mean over the levels of the prediction's cosine minus the input's"
     return sum(r['cosine'] - r['cosine_in'] for r in rows) / len(rows)
 
-# %% ../nbs/01_bart_x0.ipynb #024e35b6
+# %% ../nbs/01_bart_x0.ipynb #38fb5b24
 @torch.no_grad()
 def written(
     bart:Any,        # BartForConditionalGeneration
@@ -365,11 +297,8 @@ def through_decoder(
     vocab_size:int,   # V
 ) -> Callable:        # (x_t, t) -> (x0_hat, logits (B,L,V) with 1 at the written words)
     "A denoiser whose words are written by BART's decoder, for measures that ask for logits"
-    def predict(x_t, t):
-        x0_hat = denoise(x_t, t)
-        ids = written(bart, latents.back(x0_hat), latents.raw.encoded)
-        return x0_hat, F.one_hot(ids.clamp(max=vocab_size-1), vocab_size).float()
-    return predict
+    words = lambda x0_hat: written(bart, latents.back(x0_hat), latents.raw.encoded).clamp(max=vocab_size-1)
+    return lambda x_t, t: ((x0_hat := denoise(x_t, t)), F.one_hot(words(x0_hat), vocab_size).float())
 
 # %% ../nbs/01_bart_x0.ipynb #ac59ed07
 SIGMA0 = sigma(grid()[0], cosine).item() # noise on the clean embeddings: that of the table's first step
@@ -396,7 +325,7 @@ def x0_cosine(
     "Cosine of the prediction to the clean vectors, mean over positions: what the source reports of its training"
     return F.cosine_similarity(d.x0_hat, d.x0, dim=-1).mean(1).detach()
 
-# %% ../nbs/01_bart_x0.ipynb #d94bcb8f
+# %% ../nbs/01_bart_x0.ipynb #4802d7ae
 @dataclass
 class Arm:
     "What distinguishes one arm from another, and nothing else"
@@ -409,6 +338,7 @@ _none, _t0, _all = {x0_mse: 1.}, {x0_mse: 1., t0_mse: 1.}, {x0_mse: 1., t0_mse: 
 ARMS = {'encoder': Arm(), 'words': Arm(Words), 'eps': Arm(eps=True), 'no-scale': Arm(backbone=partial(BartLayers, scaling=False)), 'unet': Arm(backbone=ConvUNet), 'unet-eps': Arm(backbone=ConvUNet, eps=True)}
 ARMS |= {f'{name}{ce}': Arm(Words, terms=terms | more) for ce, more in (('', {}), ('-ce', {decoder_nll: 1.})) for name, terms in (('none', _none), ('t0', _t0), ('all', _all))}
 
+# %% ../nbs/01_bart_x0.ipynb #ac97b99c
 def built(
     arm:Arm,         # which
     bart:Any,        # the pretrained model, which stays as it is
