@@ -146,7 +146,8 @@ def test_every_arm_takes_a_step(name):
     assert len(rows) == 8 and abs(rows[0]['cosine_in'] - 1) < 1e-3 and -1 <= improvement(rows) <= 1
 
 def test_what_training_never_saw_is_not_guessed():
-    latents = Latents(Words(tiny()), DATA.train[:3], DATA.vocab_size, DATA.pad_id)
+    assert not Latents(Words(tiny()), DATA.train[:3], DATA.vocab_size, DATA.pad_id).unseen.any()            # each word has its own embedding
+    latents = Latents(Encoded(tiny()), DATA.train[:3], DATA.vocab_size, DATA.pad_id)
     assert latents.unseen.any() and set(latents.score(torch.randn(50, 32)).argmax(-1).tolist()) <= set(DATA.train[:3].flatten().tolist())
 
 def test_text_of_a_constant_follows_nothing():

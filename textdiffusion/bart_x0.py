@@ -200,7 +200,7 @@ class Encoded(nn.Module):
 SCORES = dict(cosine=lambda x, table: F.normalize(x, dim=-1) @ F.normalize(table, dim=-1).T, dot=lambda x, table: x @ table.T,
               distance=lambda x, table: x @ table.T - table.square().sum(-1)/2)
 
-# %% ../nbs/01_bart_x0.ipynb #9d7de4ec
+# %% ../nbs/01_bart_x0.ipynb #23d58992
 class Latents(nn.Module):
     "Frozen vectors of a text, standardised per dimension, and for each word the mean vector of its occurrences"
     def __init__(self,
@@ -217,8 +217,8 @@ class Latents(nn.Module):
         self.register_buffer('spread', flat[ids != pad_id].std(0).clamp(min=1e-6))
         count = torch.zeros(vocab_size, device=ids.device).index_add(0, ids, torch.ones_like(ids, dtype=torch.float))
         total = flat.new_zeros(vocab_size, flat.shape[1]).index_add(0, ids, (flat-self.mean)/self.spread)
-        self.register_buffer('table', total / count.clamp(min=1)[:, None])
-        self.register_buffer('unseen', count == 0)
+        self.register_buffer('unseen', (count == 0) & raw.encoded)                                # a word's own embedding needs no text
+        self.register_buffer('table', total / count.clamp(min=1)[:, None] if raw.encoded else self(torch.arange(vocab_size, device=ids.device)))
 
     def train(self, mode=True): "Never: what is denoised does not change with the dropout of a mode"; return super().train(False)
     def forward(self, ids): "(B,L) -> (B,L,D), standardised"; return (self.raw(ids).detach() - self.mean) / self.spread
