@@ -137,29 +137,31 @@ class Collator:
         hidden = z_t == self.tokenizer.mask_token_id
         return dict(input_ids=z_t, attention_mask=ids['attention_mask'], labels=text.masked_fill(~hidden, -100), mask_prob=share)
 
-# %% ../nbs/06c_pretrained_masks.ipynb #7b4d1fab
+# %% ../nbs/06c_pretrained_masks.ipynb #0403eaa3
 def gradient_noise(
     model:nn.Module,   # a denoiser; its weights stay
     loss_of:Callable,  # (draw_t=…) -> loss_fn(model, ids) -> {'loss': scalar, …}
     draw_t:Callable,   # (rows, device) -> levels of a batch
     batches:Callable,  # (i) -> ids (B,L)
     pairs:int=16,      # pairs of gradients, at least 2
-) -> dict[str, float]: # loss; noise: variance of the gradient over its squared mean; levels: the levels' share of the variance
+    seed:int=0,        # of levels and masks
+) -> dict[str, float]: # loss; signal: squared mean gradient over the mean squared gradient, in [0,1] but for chance; levels: the levels' share of the variance
     "How noisy the gradient of a loss is over texts, masks and levels, and how much of that is due to the levels"
     weights, total, sums, losses = [p for p in model.parameters() if p.requires_grad], 0., torch.zeros(3, dtype=torch.float64), []
     for i in range(pairs):
-        reseed(0, i)
+        reseed(seed, i)
         levels, both = draw_t(len(batches(2*i)), device=weights[0].device), []
         for ids in (batches(2*i), batches(2*i+1)):
-            losses.append(loss_of(draw_t=lambda rows, device=None: levels)(model, ids)['loss'])
-            grads = torch.autograd.grad(losses[-1], weights, allow_unused=True)
+            loss = loss_of(draw_t=lambda rows, device=None: levels)(model, ids)['loss']
+            grads = torch.autograd.grad(loss, weights, allow_unused=True)
+            losses.append(loss.item())
             both.append(torch.cat([g.flatten() for g in grads if g is not None]).double())
         a, b = both
         total, sums = total + a + b, sums + torch.stack([a@a + b@b, a@b, (a+b)@(a+b)]).cpu()
     square, product, own = sums.tolist()
     signal = (total.square().sum().item() - own) / (4*pairs*(pairs-1))          # products of different pairs only
     variance = square/(2*pairs) - signal
-    return dict(loss=torch.stack(losses).mean().item(), noise=variance/max(signal, 1e-12), levels=(product/pairs - signal)/variance)
+    return dict(loss=sum(losses)/len(losses), signal=2*pairs*signal/square, levels=(product/pairs - signal)/variance)
 
 # %% ../nbs/06c_pretrained_masks.ipynb #cc2dcd63
 @dataclass
