@@ -5,6 +5,7 @@ import random
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -48,3 +49,30 @@ def checkout_at(folder):
     (folder/'journal').mkdir()
     shutil.copy(ROOT/'journal/claims.json', folder/'journal')
     return folder
+
+def refused_at_once(words, *command):
+    "A command is refused within a minute, also on a busy machine, by one line that holds the words"
+    start = time.perf_counter()
+    done = call(*command)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode != 0 and len(lines) == 1 and 'Traceback' not in done.stderr, done.stderr
+    assert all(w in lines[0] for w in words), lines[0]
+    assert time.perf_counter() - start < 60
+
+def failed_before_training(done, page, words):
+    "The first failing cell of a notebook that papermill ran is a ValueError that holds the words; nothing was planned yet"
+    nb = json.loads(page.read_text(encoding='utf-8'))
+    failed = [o for c in nb['cells'] for o in c.get('outputs', []) if o['output_type'] == 'error']
+    assert done.returncode != 0 and failed[0]['ename'] == 'ValueError' and all(w in failed[0]['evalue'] for w in words)
+    assert 'planned steps' not in outputs(page)
+
+def ended_untrained(done, root, words, training):
+    "A run ended with one sentence that holds the words; `training`, which a progress bar would say, was not said, and no record was made"
+    last = done.stderr.strip().splitlines()[-1]
+    assert done.returncode != 0 and last.startswith('textdiffusion: ') and all(w in last for w in words), done.stderr[-2000:]
+    assert training not in done.stderr and not list(root.glob('.runs/*/record.json'))
+
+def made_on_saved_weights(record, folder, parameters):
+    "A record of a run on a saved model says how large it is, and not where it was"
+    assert record['pretrained'] == [dict(note='published weights', parameters=parameters)]
+    assert record['parameters']['base_model'].startswith('local, ') and str(folder) not in json.dumps(record)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from helpers import call, checkout_at, environment
+from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
 from textdiffusion.bart_x0 import (ARMS, PRESETS, BartLayers, ConvUNet, Encoded, Infiller, Latents, Words, bart_model, built, check_fit, improvement,
     infill, infilling, levels_of, small_bart, split_adamw, through_decoder, word_distance, written)
 from textdiffusion.corpora import bpe_tokenizer, load_corpus
@@ -59,17 +59,13 @@ def test_a_saved_model_takes_the_place_of_the_stand_in(copy, saved):
     done = run(copy, '-p', 'base_model', saved, '-p', 'arms', 'encoder,t0', '-p', 'steps', '2', '-p', 'seq_len', str(DATA.seq_len))
     assert done.returncode == 0, done.stderr[-2000:]
     record = the_record(copy)
-    assert record['pretrained'] == [dict(note='published weights', parameters=bart_model(str(saved)).num_parameters())]
-    assert record['parameters']['base_model'].startswith('local, ') and str(saved) not in json.dumps(record)
+    made_on_saved_weights(record, saved, bart_model(str(saved)).num_parameters())
 
 # refusals -------------------------------------------------------------------------------------------------------------
 
 def refused(root, words, *options):
     "The command ends with one sentence that holds the words; nothing was trained"
-    done = run(root, *options)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode != 0 and last.startswith('textdiffusion: ') and all(w in last for w in words), done.stderr[-2000:]
-    assert 'seed 0' not in done.stderr and not list(root.glob('.runs/*/record.json'))
+    ended_untrained(run(root, *options), root, words, 'seed 0')
 
 def test_a_wrong_path_is_refused(copy): refused(copy, ['base_model', 'folder with a saved model'], '-p', 'base_model', copy/'nowhere/at/all')
 

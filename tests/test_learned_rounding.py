@@ -1,14 +1,12 @@
 "Entry 04 as a reader runs it, its functions against known answers, and the numbers of its text"
 import json
-import math
 import re
-import time
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from helpers import REAL_TEXT, ROOT, call, checkout_at, code_of, environment, needs_real_text, outputs, shifted
+from helpers import REAL_TEXT, ROOT, call, checkout_at, code_of, environment, failed_before_training, needs_real_text, outputs, refused_at_once, shifted
 from textdiffusion.corpora import load_corpus
 from textdiffusion.evaluation import bayes_denoiser
 from textdiffusion.learned_rounding import (LADDER, PRESETS, Arm, Denoiser, LearnedEmbedding, LearnedRounding, TinyTransformer, arms_of, blind_loss, build, collapse, cosine_scores, ddpm,
@@ -148,29 +146,20 @@ BAD = [(['-p', 'step', '3'], ['step', 'steps']), (['--corpus', 'shakespeare'], [
 
 @pytest.mark.parametrize('args, words', BAD, ids=lambda x: x[-1])
 def test_a_wrong_parameter_is_refused(args, words):
-    start = time.perf_counter()
-    done = call('textdiffusion', 'run', '04_learned_rounding', *args)
-    lines = done.stderr.strip().splitlines()
-    assert done.returncode != 0 and len(lines) == 1 and 'Traceback' not in done.stderr, done.stderr
-    assert all(w in lines[0] for w in words), lines[0]
-    assert time.perf_counter() - start < 60      # seconds, also on a busy machine
+    refused_at_once(words, 'textdiffusion', 'run', '04_learned_rounding', *args)
 
 @pytest.mark.parametrize('args, words', [(['-p', 'rounding_weight', '-1.'], ['rounding_weight', 'below 0']), (['-p', 'embed_dim', '30'], ['embed_dim', 'multiple']), (['-p', 'widths', '16,30'], ['widths', '30'])], ids=['weight', 'width', 'widths'])
 def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path):
     done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, *args, '--no-progress-bar')
-    nb = json.loads((tmp_path/'out.ipynb').read_text(encoding='utf-8'))
-    failed = [o for c in nb['cells'] for o in c.get('outputs', []) if o['output_type'] == 'error']
-    assert done.returncode != 0 and failed[0]['ename'] == 'ValueError' and all(w in failed[0]['evalue'] for w in words)
-    assert 'planned steps' not in outputs(tmp_path/'out.ipynb')            # before training
+    failed_before_training(done, tmp_path/'out.ipynb', words)
 
 # what the page says ---------------------------------------------------------------------------------------------------
 
 def space_of():
     "The functions of the page that turn a record into words"
-    import numpy as np
-    from textdiffusion.evaluation import T_975, mean_of, paired
-    space = dict(math=math, np=np, T_975=T_975, mean_of=mean_of, paired=paired, LADDER=LADDER)
-    exec(code_of(NB, 'gap', 'versus_cosine', 'later_beliefs', 'worthy', 'questions', 'lessons', 'about_rounding', 'measured_claims', until='found = measured'), space)
+    from textdiffusion import evaluation
+    space = dict(vars(evaluation), LADDER=LADDER)
+    exec(code_of(NB, 'points', 'versus_cosine', 'later_beliefs', 'worthy', 'questions', 'lessons', 'about_rounding', 'measured_claims', until='found = measured'), space)
     return space
 
 def text_of(record):
@@ -188,7 +177,7 @@ def test_every_number_in_the_text_comes_from_a_record(smoke):
     assert len(numbers(before)) > 60 and len(same) < .15*len(numbers(before)), same       # a rounded difference may stay by chance
     nb = json.loads((ROOT/NB).read_text(encoding='utf-8'))
     prose = ''.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown').split('## Results of this run')[1].split('## To see it again')[0]
-    assert not set(re.findall(r'(?<![\w.])\d*\.\d+', prose)) - {'0.05', '0.95', '0.3'}     # noise levels; the interval that is guessed with one seed
+    assert not set(re.findall(r'(?<![\w.])\d*\.\d+', prose)) - {'0.05', '0.95'}     # noise levels
 
 def test_claims_are_measured_or_open(smoke):
     owned = {c['id'] for c in json.loads((ROOT/'journal/claims.json').read_text(encoding='utf-8')) if c['entry'] == '04_learned_rounding' and c['verdict'] == 'measured'}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from helpers import call, checkout_at, environment
+from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
 from textdiffusion.corpora import bpe_tokenizer, load_corpus
 from textdiffusion.objectives import grid_t, masked_ce
 from textdiffusion.pretrained_masks import ARMS, Collator, MaskedLM, check_fit, linear_shares, masked_lm, per_batch, protected, renoise, roberta_task, small_roberta
@@ -52,17 +52,13 @@ def test_a_saved_model_takes_the_place_of_the_stand_in(copy, saved):
     done = run(copy, '-p', 'base_model', saved, '-p', 'arms', '10-batch,time', '-p', 'steps', '2')
     assert done.returncode == 0, done.stderr[-2000:]
     record, page = the_record(copy)
-    assert record['pretrained'] == [dict(note='published weights', parameters=masked_lm(str(saved)).num_parameters())]
-    assert record['parameters']['base_model'].startswith('local, ') and str(saved) not in json.dumps(record)
+    made_on_saved_weights(record, saved, masked_lm(str(saved)).num_parameters())
 
 # refusals -------------------------------------------------------------------------------------------------------------
 
 def refused(root, words, *options):
     "The command ends with one sentence that holds the words; nothing was trained"
-    done = run(root, *options)
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode != 0 and last.startswith('textdiffusion: ') and all(w in last for w in words), done.stderr[-2000:]
-    assert 'stand-in, seed' not in done.stderr and not list(root.glob('.runs/*/record.json'))
+    ended_untrained(run(root, *options), root, words, 'stand-in, seed')
 
 def test_a_wrong_path_is_refused(copy): refused(copy, ['base_model', 'folder with a saved model'], '-p', 'base_model', copy/'nowhere/at/all')
 

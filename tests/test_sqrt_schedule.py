@@ -79,8 +79,8 @@ def published():
 
 def page():
     "The functions of the page that judge and speak"
-    from textdiffusion.evaluation import T_975, mean_of, paired
-    space = dict(math=math, T_975=T_975, mean_of=mean_of, paired=paired, SCHEDULES=SCHEDULES, SWEEP=SWEEP, **{f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)})
+    from textdiffusion import evaluation
+    space = dict(vars(evaluation), SCHEDULES=SCHEDULES, SWEEP=SWEEP, **{f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)})
     exec(code_of('nbs/03_sqrt_schedule.ipynb', 'gap', 'first_beliefs', 'on_text', 'answer', 'priced', 'measured', until='judged ='), space)
     return space
 

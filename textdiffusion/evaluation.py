@@ -7,14 +7,15 @@ __all__ = ['T_975', 'behind_end', 'counted', 'is_word', 'word_rows', 'form', 'ex
            'unigram_entropy', 'distinct', 'self_bleu', 'extend', 'flat_words', 'grow', 'longest_copy', 'diversity',
            'novelty', 'windows', 'fingerprint', 'tally', 'followers', 'draw_next', 'interpolate', 'NGram',
            'new_teacher', 'causal_nll', 'teacher_nll', 'fit_teacher', 'teacher_sample', 'rates', 'evaluate',
-           'shuffle_words', 'reference_rows', 'summarise', 'matching', 'mean_of', 'paired', 'side_by_side',
-           'word_spacing', 'noised', 'denoising_table', 'input_sensitivity', 'language_tokens', 'sentence_marginals',
-           'bayes_denoiser', 'spread_counts', 'mask_exactly', 'masked_nelbo', 'possible', 'masked_oracle']
+           'shuffle_words', 'reference_rows', 'summarise', 'Estimate', 'interval', 'matching', 'mean_of', 'estimate',
+           'paired', 'above', 'below', 'within', 'both', 'side_by_side', 'word_spacing', 'noised', 'denoising_table',
+           'input_sensitivity', 'language_tokens', 'sentence_marginals', 'bayes_denoiser', 'spread_counts',
+           'mask_exactly', 'masked_nelbo', 'possible', 'masked_oracle']
 
 # %% ../nbs/lib/60_evaluation.ipynb #a2eeb8b1
 import math, random, time
 from collections import Counter
-from typing import Callable
+from typing import Callable, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -472,13 +473,33 @@ def summarise(
 # %% ../nbs/lib/60_evaluation.ipynb #99446ff1
 T_975 = (12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26) # 97.5 % quantile of Student's t, 1 … 9 degrees of freedom
 
+class Estimate(NamedTuple):
+    "A number that every seed measured once"
+    mean:float # nan without a seed
+    sd:float   # standard deviation over seeds, nan with fewer than two
+    clear:bool # whether the 95 % interval of the mean leaves out zero
+    half:float # half the width of that interval, inf with fewer than two seeds
+
+def interval(
+    values, # one number per seed
+) -> Estimate:    # without a spread if there is one
+    "Mean, standard deviation and 95 % interval of Student's t (from eleven seeds on that of ten, which is wider)"
+    v = torch.tensor(list(values), dtype=torch.float64)
+    n, mean, sd = len(v), v.mean().item(), v.std().item() if len(v) > 1 else math.nan
+    half = T_975[min(n-1, 9) - 1]*sd/n**.5 if n > 1 else math.inf
+    return Estimate(mean, sd, abs(mean) > half, half)
+
+# %% ../nbs/lib/60_evaluation.ipynb #8f2be4d7
 def matching(
     rows:list[dict], # rows of a record
     column:str,      # what is wanted
     which:dict,      # column -> value that a row must have
 ) -> dict:           # seed -> value, of the rows that have one
-    "A column of the rows that agree with `which`, by seed"
-    return {r.get('seed'): r[column] for r in rows if r.get(column) is not None and all(r.get(k) == v for k, v in which.items())}
+    "A column of the rows that agree with `which`, by seed; two rows of one seed are an error: `which` has to tell them apart"
+    found = [r for r in rows if r.get(column) is not None and all(r.get(k) == v for k, v in which.items())]
+    seeds = [r.get('seed') for r in found]
+    if len(set(seeds)) < len(seeds): raise ValueError(f'{len(found)} rows match {which} for {len(set(seeds))} seeds: name a column that tells them apart, one of {list(found[0])}')
+    return {r.get('seed'): r[column] for r in found}
 
 def mean_of(
     rows:list[dict], # rows of a record
@@ -489,17 +510,51 @@ def mean_of(
     values = list(matching(rows, column, which).values())
     return sum(values)/len(values) if values else math.nan
 
+def estimate(
+    rows:list[dict], # rows of a record
+    column:str,      # what is wanted
+    **which,         # such as arm='best', clamp='off'
+) -> Estimate:      # over the seeds that have a value
+    "A column of one arm over its seeds"
+    return interval(matching(rows, column, which).values())
+
 def paired(
     rows:list[dict], # rows of a record
     column:str,      # what is compared
     one:dict,        # column -> value, the rows of one arm
     other:dict,      # of the other
-) -> tuple[float,float,bool]: # mean difference (nan without a common seed), standard deviation (nan with one seed), whether it is clear
+) -> Estimate:     # over the seeds that both have
     "Difference of two arms, seed by seed"
     a, b = matching(rows, column, one), matching(rows, column, other)
-    d = torch.tensor([a[s] - b[s] for s in a if s in b], dtype=torch.float64)
-    n, mean, sd = len(d), d.mean().item(), d.std().item() if len(d) > 1 else math.nan
-    return mean, sd, n > 1 and abs(mean) > T_975[min(n-1, 9) - 1] * sd/n**.5
+    return interval(a[s] - b[s] for s in a if s in b)
+
+# %% ../nbs/lib/60_evaluation.ipynb #5c1de7aa
+def above(
+    g:Estimate, # a mean or a difference
+    bar:float,  # what was believed
+) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
+    "Whether it lies above a bar"
+    return g.mean > bar if abs(g.mean - bar) >= g.half else None
+
+def below(
+    g:Estimate, # a mean or a difference
+    bar:float,  # what was believed
+) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
+    "Whether it lies below a bar"
+    return g.mean < bar if abs(g.mean - bar) >= g.half else None
+
+def within(
+    g:Estimate, # a difference
+    bar:float,  # > 0
+) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
+    "Whether it is smaller than a bar, in either direction"
+    return below(g._replace(mean=abs(g.mean)), bar)
+
+def both(
+    *oks, # True, False or None each
+) -> bool|None: # None where nothing is refuted and a part is too close to call
+    "Whether all of it holds: one refuted part refutes the whole"
+    return False if False in oks else None if None in oks else True
 
 # %% ../nbs/lib/60_evaluation.ipynb #4f745c20
 def side_by_side(
