@@ -24,7 +24,7 @@ test: $(STAMP)  ## the gates, every notebook's checks, and pytest; no network
 	@rc=0; \
 	$(BIN)/python tools/gates.py || rc=1; \
 	$(BIN)/python tools/notebooks.py || rc=1; \
-	$(BIN)/python -m pytest || rc=1; \
+	$(BIN)/python -m pytest -n 2 --dist loadfile || rc=1; \
 	exit $$rc
 
 lab: $(STAMP)  ## JupyterLab in this folder
