@@ -9,7 +9,7 @@ from helpers import ROOT, call, checkout_at, code_of, environment, shifted
 from textdiffusion.journal import settle
 from textdiffusion.schedules import SCHEDULES, log_snr, rescale
 from textdiffusion.sampling import spaced
-from textdiffusion.sqrt_schedule import ARMS, PRESETS, SWEEP, along, arms_of, best_factor, cliff, constant, easy_share, factor_for, look_up, look_up_rate, nearer, time_of
+from textdiffusion.sqrt_schedule import ARMS, GRID, PRESETS, SWEEP, along, arms_of, best_factor, cliff, constant, easy_share, factor_for, look_up, look_up_rate, nearer, time_of
 
 
 @pytest.mark.parametrize('D, V, snr', [(4, 50, 2.), (16, 82, .5), (16, 821, 1.5), (64, 300, .1), (256, 1000, .05)])
@@ -80,7 +80,7 @@ def published():
 def page():
     "The functions of the page that judge and speak"
     from textdiffusion import evaluation
-    space = dict(vars(evaluation), SCHEDULES=SCHEDULES, SWEEP=SWEEP, **{f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)})
+    space = dict(vars(evaluation), SCHEDULES=SCHEDULES, GRID=GRID, SWEEP=SWEEP, **{f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)})
     exec(code_of('nbs/03_sqrt_schedule.ipynb', 'gap', 'first_beliefs', 'on_text', 'answer', 'priced', 'measured', until='judged ='), space)
     return space
 
@@ -98,13 +98,14 @@ def made_up(valid, arms, corpus='restaurants', **more):
     "A record with three seeds whose arms have these validities, a hundredth apart by seed"
     rows = [dict(arm=a, seed=s, start='', valid=valid(a) + .005*s*(i % 2), nll_minus_entropy=-1., new=.3, valid_new=.3*valid(a), teacher_nll=3 + valid(a) + .01*s, unigram=5 + valid(a)) for i, a in enumerate(arms) for s in range(3)]
     rows += [dict(arm=a, seed=0, start='', valid=.5, new=.4, teacher_nll=2., unigram=6., distinct_2=.8) for a in ('real', '3-gram', '5-gram', 'shuffled')]
-    crossed = [dict(arm='sqrt-64', seed=s, trained=f, along=f'F{g}', valid=.1*f if f == g else .1) for s in range(3) for f in (1., 2., 4., 8.) for g in (1, 2, 4, 8)]
-    rule = dict(c=3., best={'16': 2., '64': 4.5}, each={'16': 2.9, '64': 3.}, by='this run', new=dict(best={'16': 2., '64': 4.}, each={'16': 2.9, '64': 2.4}, c=2.6))
+    crossed = [dict(arm='sqrt-64', seed=s, trained=f, along=f'F{g}', valid=.1*f + .01*s if f == g else .1 + .01*s) for s in range(3) for f in (1., 2., 4., 8.) for g in (1, 2, 4, 8)]
+    rule = dict(c=3., best={'16': 2., '64': 4.5}, each={'16': 2.9, '64': 3.}, by='this run', new=dict(best={'16': 2., '64': 4.}, each={'16': 2.9, '64': 2.4}, c=2.6),
+                seeds=[dict(best={'16': 2., '64': 4.5}, each={'16': 2.9, '64': 3. + s/10}, c=3.) for s in range(3)])
     return dict(preset='long', corpus=corpus, corpus_info=dict(V=82), parameters=dict(arms=arms), seeds=[0, 1, 2], rows=rows, crossed=crossed, rule=rule,
         quartiles=[dict(arm=a, seed=0, quartile=q, look_up=.5, network=.6) for a in arms for q in range(4)], tables=[dict(arm='learnt-64-F4', seed=s, rms=1.5) for s in range(3)],
-        survivors=[dict(arm=a, seed=0, reads=r, common=.8 if r == 'network' else .4, rare=.5 if r == 'network' else .4) for a in arms for r in ('network', 'look_up')]) | more
+        survivors=[dict(arm=a, seed=s, reads=r, common=.8 if r == 'network' else .4, rare=.5 if r == 'network' else .4) for a in arms for s in range(3) for r in ('network', 'look_up')]) | more
 
-GOOD = {'sqrt-16': .3, 'sqrt-16-F2': .4, 'sqrt-16-F4': .35, 'sqrt-64': .1, 'sqrt-64-F2': .2, 'sqrt-64-F4': .38, 'sqrt-64-F8': .3, 'sqrt-256': .02, 'rule-256-half': .3, 'rule-256': .38, 'rule-256-double': .3,
+GOOD = {'sqrt-16-F0.5': .2, 'sqrt-16': .3, 'sqrt-16-F2': .4, 'sqrt-16-F4': .35, 'sqrt-64': .1, 'sqrt-64-F2': .2, 'sqrt-64-F4': .38, 'sqrt-64-F8': .3, 'sqrt-256': .02, 'rule-256-half': .3, 'rule-256': .38, 'rule-256-double': .3,
         'cosine-16': .15, 'linear-16': .2, 'cosine-16-F2': .3, 'x0-16': .3, 'eps-16': 0., 'eps-64': 0.}
 
 def test_beliefs_are_judged_by_their_bars():
