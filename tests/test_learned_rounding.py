@@ -130,7 +130,7 @@ def smoke(tmp_path_factory):
 def test_the_command(smoke):
     record, page = smoke
     assert 'preset smoke · corpus restaurants (source: oracle)' in outputs(page)
-    assert {r['arm'] for r in record['rows']} == {'shuffled', '3-gram', '5-gram', 'real', 'language model', 'source, as there', 'noise', *PRESETS['smoke']['arms']}
+    assert {r['arm'] for r in record['rows']} == {'shuffled', '3-gram', '5-gram', 'real', 'language model', 'source, as there', 'noise', 'no-ce, plain', 'all-weak, plain', *PRESETS['smoke']['arms']}
     assert next(r for r in record['rows'] if r['arm'] == 'real')['valid'] == 1 and all(r['temperature_changes_nothing'] for r in record['guided'] if r['alpha'] == .3)
     at_end = {(r['arm'], r['term'], r['part']): r['norm'] for r in record['gradients'] if r['when'] == 'end'}
     assert at_end['source', 'decoder_nll', 'network'] == 0 < at_end['all', 'token_ce', 'network']
