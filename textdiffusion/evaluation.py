@@ -7,7 +7,7 @@ __all__ = ['T_975', 'behind_end', 'counted', 'is_word', 'word_rows', 'form', 'ex
            'unigram_entropy', 'distinct', 'self_bleu', 'extend', 'flat_words', 'grow', 'longest_copy', 'diversity',
            'novelty', 'windows', 'fingerprint', 'tally', 'followers', 'draw_next', 'interpolate', 'NGram',
            'new_teacher', 'causal_nll', 'teacher_nll', 'fit_teacher', 'teacher_sample', 'rates', 'evaluate',
-           'shuffle_words', 'reference_rows', 'summarise', 'Estimate', 'interval', 'matching', 'mean_of', 'estimate',
+           'shuffle_words', 'reference_rows', 'summarise', 'Estimate', 'interval', 'matching', 'estimate', 'mean_of',
            'paired', 'above', 'below', 'within', 'both', 'side_by_side', 'word_spacing', 'noised', 'denoising_table',
            'input_sensitivity', 'language_tokens', 'sentence_marginals', 'bayes_denoiser', 'spread_counts',
            'mask_exactly', 'masked_nelbo', 'possible', 'masked_oracle']
@@ -481,8 +481,8 @@ class Estimate(NamedTuple):
     half:float # half the width of that interval, inf with fewer than two seeds
 
 def interval(
-    values, # one number per seed
-) -> Estimate:    # without a spread if there is one
+    values,     # an iterable, one number per seed
+) -> Estimate: # sd nan and half inf with fewer than two
     "Mean, standard deviation and 95 % interval of Student's t (from eleven seeds on that of ten, which is wider)"
     v = torch.tensor(list(values), dtype=torch.float64)
     n, mean, sd = len(v), v.mean().item(), v.std().item() if len(v) > 1 else math.nan
@@ -497,18 +497,9 @@ def matching(
 ) -> dict:           # seed -> value, of the rows that have one
     "A column of the rows that agree with `which`, by seed; two rows of one seed are an error: `which` has to tell them apart"
     found = [r for r in rows if r.get(column) is not None and all(r.get(k) == v for k, v in which.items())]
-    seeds = [r.get('seed') for r in found]
-    if len(set(seeds)) < len(seeds): raise ValueError(f'{len(found)} rows match {which} for {len(set(seeds))} seeds: name a column that tells them apart, one of {list(found[0])}')
-    return {r.get('seed'): r[column] for r in found}
-
-def mean_of(
-    rows:list[dict], # rows of a record
-    column:str,      # what is wanted
-    **which,         # such as arm='best', clamp='off'
-) -> float:          # nan where no row matches
-    "Mean of a column over the seeds of one arm"
-    values = list(matching(rows, column, which).values())
-    return sum(values)/len(values) if values else math.nan
+    by_seed = {r.get('seed'): r[column] for r in found}
+    if len(by_seed) < len(found): raise ValueError(f'{len(found)} rows match {which} for {len(by_seed)} seeds: name a column that tells them apart, one of {list(found[0])}')
+    return by_seed
 
 def estimate(
     rows:list[dict], # rows of a record
@@ -517,6 +508,14 @@ def estimate(
 ) -> Estimate:      # over the seeds that have a value
     "A column of one arm over its seeds"
     return interval(matching(rows, column, which).values())
+
+def mean_of(
+    rows:list[dict], # rows of a record
+    column:str,      # what is wanted
+    **which,         # such as arm='best', clamp='off'
+) -> float:          # nan where no row matches
+    "Mean of a column over the seeds of one arm"
+    return estimate(rows, column, **which).mean
 
 def paired(
     rows:list[dict], # rows of a record
