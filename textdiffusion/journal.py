@@ -10,9 +10,9 @@ __all__ = ['ENTRY_NAME', 'PRESET_NAMES', 'CHECKS', 'VERDICTS', 'settings', 'find
            'write_whole', 'hold', 'commit', 'Run', 'made', 'file_name', 'current_run', 'digest', 'folder_hash',
            'public', 'source_hash', 'run_key', 'attempts', 'circumstances', 'record', 'records', 'read_pins',
            'pin_word', 'write_log', 'log', 'scrub', 'private_paths', 'clean_page', 'create', 'publish', 'pin', 'pinned',
-           'drift', 'claim_text', 'claims', 'show_claims', 'source', 'Plan', 'parameter_names', 'entry_module',
-           'prepare', 'working_folder', 'finish', 'surroundings', 'environment', 'logged', 'Echo', 'RunFailed',
-           'execute', 'run', 'Parser', 'parser', 'listing', 'main']
+           'siblings', 'drift', 'claim_text', 'claims', 'show_claims', 'source', 'Plan', 'parameter_names',
+           'entry_module', 'prepare', 'working_folder', 'finish', 'surroundings', 'environment', 'logged', 'Echo',
+           'RunFailed', 'execute', 'run', 'Parser', 'parser', 'listing', 'main']
 
 # %% ../nbs/lib/90_journal.ipynb #e17cb91c
 import argparse
@@ -651,6 +651,17 @@ def pinned(
     mine = read_pins(root).get(entry) if root else None
     name = mine and mine['pins'].get(f'{preset} {corpus}' if preset else mine['headline'])
     return read_json(root/'journal'/f'{name}.json') | {'name': name} if name else None
+
+# %% ../nbs/lib/90_journal.ipynb #f33b661f
+def siblings(
+    shown:dict, # the record that a page stands by
+    root:Path|None=None, # the checkout
+) -> list: # of records with their `name`, by name; empty outside a checkout
+    "Other published runs of an entry, with two seeds or more: on another corpus, or with arms that `shown` lacks; of equal runs the last"
+    root, arms = root or find_root(), lambda r: set(r['parameters'].get('arms', []))
+    found = [r for r in (records(root) if root else []) if r['entry'] == shown['entry'] and len(r['seeds']) > 1]
+    last = {to_json([r[k] for k in ('preset', 'corpus', 'parameters')]): r for r in found}
+    return [r for r in last.values() if r['corpus'] != shown['corpus'] or not arms(r) <= arms(shown)]
 
 # %% ../nbs/lib/90_journal.ipynb #f460be68
 def drift(
