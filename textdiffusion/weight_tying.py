@@ -22,11 +22,11 @@ from .schedules import cosine, grid
 
 # %% ../nbs/02_weight_tying.ipynb #7f27d7be
 _cpu = dict(corpus='restaurants', seeds=1, arms=['mse', 'tied', 'untied'], steps=504, pretrain_steps=300, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4, batch_size=32, lr=1e-3, table_lr=1e-2,
-            calls=50, samples=256, teacher_steps=300, rows=128, fitted_rows=2000, found=2000, found_large=300, on={'wikitext2': dict(seq_len=32)})
+            calls=50, samples=256, written=48, teacher_steps=300, rows=128, fitted_rows=2000, found=2000, found_large=300, on={'wikitext2': dict(seq_len=32)})
 _all = ['mse', 'rounding', 'tied', 'stopped', 'untied', 'only', 'shared']
 PRESETS = dict(
     cpu=_cpu,
-    smoke=_cpu | dict(arms=_all, steps=3, pretrain_steps=3, vocab_size=300, width=32, layers=1, heads=2, batch_size=8, calls=3, samples=12, teacher_steps=4, rows=8, fitted_rows=32, found=200, found_large=20, on={'wikitext2': dict(seq_len=16)}),
+    smoke=_cpu | dict(arms=_all, steps=3, pretrain_steps=3, vocab_size=300, width=32, layers=1, heads=2, batch_size=8, calls=3, samples=12, written=4, teacher_steps=4, rows=8, fitted_rows=32, found=200, found_large=20, on={'wikitext2': dict(seq_len=16)}),
     long=_cpu | dict(arms=_all, seeds=3, steps=840),
     gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1680, pretrain_steps=2000, width=256, layers=6, heads=8, batch_size=96, samples=512, teacher_steps=2000, rows=256, on={'wikitext2': dict(seq_len=64, vocab_size=8000)}))
 
