@@ -655,11 +655,13 @@ def pinned(
 # %% ../nbs/lib/90_journal.ipynb #f33b661f
 def siblings(
     shown:dict, # the record that a page stands by
+    made:dict|None=None, # the record of this run, told too where it says something else
     root:Path|None=None, # the checkout
 ) -> list: # of records with their `name`, by name; empty outside a checkout
-    "Other published runs of an entry, with two seeds or more: on another corpus, or with arms that `shown` lacks; of equal runs the last"
+    "Other published runs of an entry, and this one, with two seeds or more: on another corpus, or with arms that `shown` lacks; of equal runs the last"
     root, arms = root or find_root(), lambda r: set(r['parameters'].get('arms', []))
-    found = [r for r in (records(root) if root else []) if r['entry'] == shown['entry'] and len(r['seeds']) > 1]
+    known = (records(root) if root else []) + ([made | dict(name='this run')] if made else [])
+    found = [r for r in known if r['entry'] == shown['entry'] and len(r['seeds']) > 1]
     last = {to_json([r[k] for k in ('preset', 'corpus', 'parameters')]): r for r in found}
     return [r for r in last.values() if r['corpus'] != shown['corpus'] or not arms(r) <= arms(shown)]
 
