@@ -76,3 +76,22 @@ def made_on_saved_weights(record, folder, parameters):
     "A record of a run on a saved model says how large it is, and not where it was"
     assert record['pretrained'] == [dict(note='published weights', parameters=parameters)]
     assert record['parameters']['base_model'].startswith('local, ') and str(folder) not in json.dumps(record)
+
+def overhead(sampler):
+    "What a sampler, `(denoiser, z) -> anything`, costs beside the denoiser's own calls, as a share of them: in one run, so that a busy machine slows both; the best of three"
+    import torch
+    from textdiffusion.models import MaskedConfig, MaskedDenoiser
+    torch.manual_seed(0)
+    model, z, threads = MaskedDenoiser(MaskedConfig(vocab_size=78, d_model=128, n_layers=3, n_heads=4)).eval(), torch.full((64, 29), 78), torch.get_num_threads()
+    with torch.no_grad(): model.out.weight.normal_(std=.1)
+    def once():
+        inside = []
+        def timed(z, share):
+            begun = time.process_time(); logits = model(z, share); inside.append(time.process_time()-begun)
+            return logits
+        begun = time.process_time()
+        sampler(timed, z)
+        return (time.process_time()-begun)/sum(inside) - 1
+    torch.set_num_threads(1)
+    try: return min(once() for _ in range(3))
+    finally: torch.set_num_threads(threads)

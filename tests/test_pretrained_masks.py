@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import AutoModelForMaskedLM
 
-from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
+from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights, overhead
 from textdiffusion.corpora import bpe_tokenizer, load_corpus
 from textdiffusion.objectives import grid_t, masked_ce
 from textdiffusion.pretrained_masks import ARMS, Collator, MaskedLM, check_fit, linear_shares, masked_lm, per_batch, protected, renoise, roberta_task, small_roberta
@@ -123,3 +123,6 @@ def test_both_samplers_keep_what_is_given():
     for sampler in (partial(renoise, shares=linear_shares), unmask):
         ids, again = (sampler(model, z, 4, DATA.mask_id, generator=torch.Generator().manual_seed(0))[0] for _ in range(2))
         assert torch.equal(ids, again) and torch.equal(ids[keep], DATA.test[:4][keep]) and not (ids == DATA.mask_id).any()
+
+def test_the_sources_sampler_costs_little_more_than_the_forward_passes():
+    assert overhead(lambda denoiser, z: renoise(denoiser, z, 6, 78, generator=torch.Generator().manual_seed(0))) <= .10
