@@ -31,13 +31,13 @@ from .schedules import cosine, grid, match, sigma
 
 # %% ../nbs/01_bart_x0.ipynb #21dc7ad8
 _cpu = dict(corpus='restaurants', seeds=1, arms=['encoder', 'words', 'unet', 't0'], steps=500, pretrain_steps=500, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4, batch_size=32, lr=1e-3, table_lr=1e-2,
-            patience=None, samples=128, written=48, teacher_steps=300, rows=128, fitted_rows=2000, on={'wikitext2': dict(seq_len=32)})
+            patience=None, bf16=None, samples=128, written=48, teacher_steps=300, rows=128, fitted_rows=2000, on={'wikitext2': dict(seq_len=32)})
 _all = ['encoder', 'words', 'eps', 'no-scale', 'unet', 'unet-eps', 'none', 't0', 'all', 'none-ce', 't0-ce', 'all-ce']
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(arms=_all, steps=3, pretrain_steps=5, vocab_size=300, width=32, layers=1, heads=2, batch_size=8, samples=12, written=4, teacher_steps=4, rows=8, fitted_rows=32, on={'wikitext2': dict(seq_len=16)}),
     long=_cpu | dict(arms=_all, seeds=3, steps=600, pretrain_steps=700, on={'wikitext2': dict(seq_len=32, steps=500)}),
-    gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1500, pretrain_steps=4000, width=256, layers=6, heads=8, batch_size=96, samples=256, written=64, teacher_steps=2000, rows=256,
+    gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1500, pretrain_steps=4000, width=256, layers=6, heads=8, batch_size=96, patience=10, bf16=True, samples=256, written=64, teacher_steps=2000, rows=256,
                     on={'wikitext2': dict(seq_len=64, vocab_size=8000)}))
 
 # %% ../nbs/01_bart_x0.ipynb #b32b27d6
