@@ -201,3 +201,7 @@ def test_a_gate_that_cannot_read_its_input_fails(project):
 def test_failed_notebooks_are_counted():
     stderr = 'Traceback\n\tnot.this.ipynb\n\nnbdev Tests Failed On The Following Notebooks:\n' + '='*50 + '\n\t05_anchor_loss.ipynb\n\t20_schedules.ipynb\n'
     assert notebooks.count_failed(stderr) == 2 and notebooks.count_failed('Killed\n') == 0
+
+def test_published_pages_stay_light():
+    heavy = {str(p.relative_to(ROOT)): p.stat().st_size for p in (ROOT/'journal').glob('*/*.ipynb') if p.stat().st_size > 500_000}
+    assert not heavy
