@@ -1,17 +1,16 @@
 """Every collapse that the sources report is a measured collapse in a pinned record, and the fix of the same or the next entry removes it: per seed, not on average."""
-from pathlib import Path
-
 import pytest
 
+from helpers import ROOT
+from textdiffusion.evaluation import matching
 from textdiffusion.journal import pinned
 
-ROOT = Path(__file__).resolve().parent.parent
 DEMO = "BART's decoder, shown raw at the source's scale"
 
 def of(entry, table, column, **which):
     "A column of the entry's headline, one number per seed"
     record = pinned(entry, root=ROOT)
-    found = {r['seed']: r[column] for r in record[table] if all(r.get(k) == v for k, v in which.items())}
+    found = matching(record[table], column, which)
     assert len(found) == len(record['seeds']) >= 3, (entry, column, which)
     return [found[s] for s in sorted(found)]
 
