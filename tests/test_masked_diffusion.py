@@ -4,6 +4,7 @@ import math
 import re
 import shutil
 
+import pandas as pd
 import pytest
 import torch
 
@@ -131,9 +132,10 @@ def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path):
 def text_of(record):
     "What the entry says of a record"
     from textdiffusion import evaluation
-    space = dict(vars(evaluation), pinned=lambda *a: None, references=dict(bounds=[]), results={}, ceiling=dict(lost=[]))
-    exec(code_of(NB, 'gap', 'beliefs_of', 'split', 'answer', 'against_vectors', 'lessons', until='parts = '), space)
-    return '\n'.join([b['measured'] for b in space['judge'](record)] + [space['lessons'](record)])
+    space = dict(vars(evaluation), pd=pd, math=math, pinned=lambda *a: None, references=dict(bounds=[]), results={}, ceiling=dict(lost=[]))
+    exec(code_of(NB, 'gap', 'on_the_ceiling', 'on_the_arms', 'split', 'at_each_call', 'answer', 'against_vectors', until='parts = ') + '\n' + code_of(NB, 'lessons', until='tell('), space)
+    tables = [space[f](record).to_csv() for f in ('at_each_call', 'arms_beside')]
+    return '\n'.join([b['measured'] for b in space['judge'](record)] + [space['lessons'](record)] + tables)
 
 STATED = {'0.05', '0.1'}     # bars of the beliefs
 
