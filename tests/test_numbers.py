@@ -36,7 +36,7 @@ def said_by_05b(rec):
     return [b['measured'] for b in s['judge_beliefs'](rec)] + [s['lessons'](rec)]
 
 def said_by_06b(rec):
-    s = page('06b_character_diffusion', character_diffusion, {'drawn = ': ['against'], 'display(': ['beliefs_on_bound']})
+    s = page('06b_character_diffusion', character_diffusion, {'if drawn': ['against'], 'display(': ['beliefs_on_bound']})
     return [measured for _, measured, _ in s['beliefs_on_bound'](rec)]
 
 def said_by_06c(rec):
