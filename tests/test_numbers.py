@@ -28,7 +28,7 @@ def said_by_01(rec):
     return [b['measured'] for b in s['judge_beliefs'](rec)] + [s['lessons'](rec)] + [v[0] for v in s['measured'](rec).values()]
 
 def said_by_02(rec):
-    s = page('02_weight_tying', weight_tying, {'display(': ['num', 'beliefs', 'judge_beliefs'], 'for rec in ': ['lessons'], 'known = ': ['measured']})
+    s = page('02_weight_tying', weight_tying, {'display(': ['num', 'on_reconstruction', 'on_text', 'judge_beliefs', 'in_short', 'about_curve', 'on_stages'], 'for rec in ': ['lessons'], 'known = ': ['measured']})
     return [b['measured'] for b in s['judge_beliefs'](rec)] + [s['lessons'](rec)] + [v[0] for v in s['measured'](rec).values()]
 
 def said_by_05b(rec):
@@ -40,7 +40,7 @@ def said_by_06b(rec):
     return [measured for _, measured, _ in s['beliefs_on_bound'](rec)]
 
 def said_by_06c(rec):
-    s = page('06c_pretrained_masks', pretrained_masks, {'display(': ['gap', 'on_pretraining_and_levels', 'on_time_and_texts', 'judge_beliefs', 'about_pretraining', 'about_noise'], 'if believed': ['lessons'], 'known = ': ['measured']}, GRID=GRID)
+    s = page('06c_pretrained_masks', pretrained_masks, {'display(': ['gap', 'on_pretraining_and_levels', 'on_time_and_texts', 'judge_beliefs', 'about_pretraining', 'about_noise'], 'for rec in ': ['lessons'], 'known = ': ['measured']}, GRID=GRID)
     return [b['measured'] for b in s['judge_beliefs'](rec)] + [s['lessons'](rec)] + [v[0] for v in s['measured'](rec).values()]
 
 ARITHMETIC = ('e^0.656', 'e^1.85')      # of the report's own numbers
