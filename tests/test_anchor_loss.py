@@ -170,7 +170,8 @@ def text_of(record, others=(), text=None):
     from textdiffusion.anchor_loss import PRESETS
     from textdiffusion.evaluation import above, below, both, interval, matching, mean_of, paired, within
     space = dict(math=math, np=np, pd=pd, PRESETS=PRESETS, above=above, below=below, both=both, interval=interval, matching=matching, within=within, mean_of=mean_of, paired=paired, stands=record, text=text, SAMPLERS=dict.fromkeys(['ancestral', 'DDIM', 'DPM-Solver++(2M)']))
-    exec(code_of(NB, 'points', 'first_beliefs', 'later_beliefs', 'judge', 'anchors', 'ranked', 'lessons', 'measured', until='judged = '), space)
+    exec(code_of(NB, 'points', 'on_clamping', 'first_beliefs', 'judge', 'better_text', 'in_short', 'reports_anchor', 'anchors', 'ranked',
+                 'on_language', 'lessons', 'elsewhere', 'about_distance', 'about_text', 'measured', until='judged = '), space)
     said = [b['measured'] for b in space['judge'](record)] + [space['lessons'](record), space['elsewhere'](others)]
     return '\n'.join(said + [found for found, _ in space['measured'](record, text).values()])
 

@@ -32,7 +32,9 @@ def said_by_02(rec):
     return [b['measured'] for b in s['judge_beliefs'](rec)] + [s['lessons'](rec)] + [v[0] for v in s['measured'](rec).values()]
 
 def said_by_05b(rec):
-    s = page('05b_report_causes', report_causes, {'fixed = ': ['moments_of', 'effect'], 'display(': ['beliefs_a', 'beliefs_b', 'cut_short'], 'value = ': ['judge_beliefs'], 'if set(ARMS)': ['lessons']}, REPORT=REPORT)
+    cells = {'fixed = ': ['moments_of'], 'found = ': ['said'], 'display(': ['effect', 'on_first_step', 'on_training', 'on_text_and_judge', 'cut_short'],
+             'named = ': ['judge_beliefs'], 'if set(ARMS)': ['lessons']}
+    s = page('05b_report_causes', report_causes, cells, REPORT=REPORT)
     return [b['measured'] for b in s['judge_beliefs'](rec)] + [s['lessons'](rec)]
 
 def said_by_06b(rec):

@@ -8,31 +8,29 @@ __all__ = ['CHANGES', 'LADDER', 'PRESETS', 'ddpm', 'LearnedEmbedding', 'LearnedR
            'cosine_scores', 'l2_scores', 'dot_scores', 'roundings_of', 'guided_decode', 'collapse']
 
 # %% ../nbs/04_learned_rounding.ipynb #db87ddac
-import math
+import math, torch
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .models import GaussianConfig, TiedDecoder
 from .objectives import Draw, decoder_nll, eps_mse, grid_t, t0_mse, token_ce, x0_mse
 from .sampling import spaced
 from .schedules import add_noise, from_betas, grid, rescale, sqrt
-
-# %% ../nbs/04_learned_rounding.ipynb #d5c3af7c
 CHANGES = dict(positions=True, head=True, scale=True, x0=True, ce=True, noise=2., mean=True)     # what turns the source's system into ours, in this order
 LADDER = ['source', *list(CHANGES)[:-1], 'all']
-_trained = [a for a in LADDER if a != 'noise']                                                   # `noise` is `all`, sampled otherwise
+_real, _widths, _trained = dict(seq_len=32), [16, 64, 256, 512, 1024, 2048], [a for a in LADDER if a != 'noise']     # `noise` is `all`, sampled otherwise
 _all = [*_trained, 'no-positions', 'no-head', 'no-scale', 'no-ce', 'source-weak', 'source-strong', 'all-weak', 'all-strong', 'source-tuned', 'tuned', 'frozen']
-_cpu = dict(corpus='restaurants', seeds=1, arms=['source', 'all'], steps=1500, widths=[16, 64, 256], width_steps=400, samples=512, calls=50, seq_len=None, lm_steps=300, teacher_steps=500,
-            use_learned_embeddings=True, embed_dim=64, init_from_pretrained=False, rounding_weight=1., pieces=512, d_model=64, ffn=256, layers=3, heads=4, dropout=0., batch_size=32, lr=6e-3, muon_lr=1.2e-2, source_calls=1000)
-_real, _widths = dict(seq_len=32), [16, 64, 256, 512, 1024, 2048]
-PRESETS = dict(
-    cpu=_cpu | dict(on={'tiny_shakespeare': _real}),
-    smoke=_cpu | dict(arms=_all, steps=6, widths=[16, 32], width_steps=4, samples=16, calls=3, lm_steps=8, teacher_steps=8, d_model=32, ffn=32, layers=1, embed_dim=32, batch_size=8, source_calls=4, on={'tiny_shakespeare': _real}),
+_cpu = dict(corpus='restaurants', seeds=1, arms=['source', 'all'], steps=1500, widths=[16, 64, 256], width_steps=400, samples=512, calls=50, seq_len=None,
+            lm_steps=300, teacher_steps=500, use_learned_embeddings=True, embed_dim=64, init_from_pretrained=False, rounding_weight=1., pieces=512,
+            d_model=64, ffn=256, layers=3, heads=4, dropout=0., batch_size=32, lr=6e-3, muon_lr=1.2e-2, source_calls=1000)
+PRESETS = dict(cpu=_cpu | dict(on={'tiny_shakespeare': _real}),
+    smoke=_cpu | dict(arms=_all, steps=6, widths=[16, 32], width_steps=4, samples=16, calls=3, lm_steps=8, teacher_steps=8, d_model=32, ffn=32, layers=1,
+                      embed_dim=32, batch_size=8, source_calls=4, on={'tiny_shakespeare': _real}),
     long=_cpu | dict(arms=_all, seeds=3, steps=900, widths=_widths, width_steps=500, on={'tiny_shakespeare': _real | dict(arms=[*_trained, 'tuned', 'frozen'], steps=1200)}),
-    gpu=_cpu | dict(corpus='tiny_shakespeare', arms=_trained, seeds=3, steps=3000, calls=200, widths=_widths, seq_len=64, embed_dim=256, d_model=256, ffn=2048, dropout=.1, pieces=4096, batch_size=64, lr=3e-3, muon_lr=4e-3, on={}))
+    gpu=_cpu | dict(corpus='tiny_shakespeare', arms=_trained, seeds=3, steps=3000, calls=200, widths=_widths, seq_len=64, embed_dim=256, d_model=256, ffn=2048, dropout=.1,
+                    pieces=4096, batch_size=64, lr=3e-3, muon_lr=4e-3, on={}))
 
 # %% ../nbs/04_learned_rounding.ipynb #5b33a78c
 class LearnedEmbedding(nn.Module):
@@ -157,7 +155,9 @@ def term_gradients(
 ) -> list[dict]:    # rows: term, part, norm
     "The norm of each weighted term's gradient on the network, the table and the rounding; 0 where none arrives"
     parts = dict(network=[*model.net.parameters()], table=[model.table.weight]*model.table.weight.requires_grad, rounding=[*model.head.parameters()])
-    def norm(f, w, ps): return math.sqrt(sum(g.square().sum().item() for g in torch.autograd.grad(w*f(model, draw).mean(), ps, retain_graph=True, allow_unused=True) if g is not None)) if ps else 0.
+    def norm(f, w, ps):
+        return math.sqrt(sum(g.square().sum().item() for g in torch.autograd.grad(w*f(model, draw).mean(), ps, retain_graph=True, allow_unused=True)
+                             if g is not None)) if ps else 0.
     return [dict(term=f.__name__, part=k, norm=norm(f, w, ps)) for k, ps in parts.items() for f, w in terms.items()]
 
 # %% ../nbs/04_learned_rounding.ipynb #3a16a092
@@ -237,7 +237,8 @@ def roundings_of(
     emb = model.emb.detach()
     tied = TiedDecoder(GaussianConfig(vocab_size=len(emb), emb_dim=emb.shape[1])).to(emb)
     tied.reset_parameters(); fit_rounding(tied, emb, ids)
-    return {k: partial(lambda f, x: f(x, emb).detach(), f) for k, f in dict(learned=model.head.decode, cosine=cosine_scores, L2=l2_scores, dot=dot_scores, tied=tied.decode).items()}
+    return {k: partial(lambda f, x: f(x, emb).detach(), f)
+            for k, f in dict(learned=model.head.decode, cosine=cosine_scores, L2=l2_scores, dot=dot_scores, tied=tied.decode).items()}
 @torch.no_grad()
 def guided_decode(
     lm:nn.Module,         # GPT-2 of `new_teacher`, whose last token starts a row

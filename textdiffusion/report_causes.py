@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['ARMS', 'PRESETS', 'quartile_terms', 'error_by_quartile', 'blocks', 'start_inside', 'PlainAverage', 'misread',
-           'report_fix', 'pieces', 'restore', 'renamed', 'garbled', 'restored', 'damage_done', 'overfit']
+           'damage_done', 'report_fix', 'pieces', 'restore', 'renamed', 'garbled', 'restored', 'overfit']
 
 # %% ../nbs/05b_report_causes.ipynb #87379649
 import re
@@ -121,13 +121,28 @@ def misread(
     for _ in range(times): text = text.encode('utf-8').decode('cp1252')
     return text
 
+def damage_done(
+    texts:Sequence[str], # clean
+    min_count:int=11,    # a word must be seen so often to be in the vocabulary
+) -> dict:               # shares in [0,1], types, tokens per text
+    "What misreading twice does to texts, to the words in them, and to a word list"
+    cut = lambda read: [re.findall(WORDS, read(t)) for t in texts]
+    before, after = cut(str), cut(misread)
+    known = lambda rows: {w for w, n in Counter(w for row in rows for w in row).items() if n >= min_count}
+    types, types_after = known(before), known(after)
+    odd, odd_after = [{w for w in t if not w.isascii()} for t in (types, types_after)]
+    pure = {w for w in types_after - types if w.isascii()}
+    return dict(texts=sum(not t.isascii() for t in texts)/len(texts), types=len(odd)/len(types), types_affected=len(odd), V=len(types), V_after=len(types_after),
+                new_types=len(types_after - types), good_types_changed=len(pure), gone=len(types - types_after), garbled_types=len(odd_after),
+                tokens=sum(map(len, before))/len(texts), tokens_after=sum(map(len, after))/len(texts))
+
+# %% ../nbs/05b_report_causes.ipynb #2bd4fb8d
 def report_fix(
     text:str, # what the UTF-8 file holds
 ) -> str:     # what it holds afterwards
     "The report's repair: read the file as latin-1, write it as UTF-8 [the report, §3.1]"
     return text.encode('utf-8').decode('latin-1')
 
-# %% ../nbs/05b_report_causes.ipynb #2bd4fb8d
 def pieces(
     text:str,          # as a person reads it
     pattern:str=WORDS, # what a word looks like
@@ -166,7 +181,8 @@ def garbled(
     framed = lambda r: sentence_rows(r, corpus.special, L)
     fresh = corpus.fresh and (lambda n, generator: framed(encode(tokenizer, damage(corpus.decode(corpus.fresh(n, generator))))))
     special = corpus.special | dict(mask=len(tokenizer)-1)
-    return replace(corpus, **{s: framed(r).to(corpus.train.device) for s, r in rows.items()}, tokenizer=tokenizer, text=text, special=special, grammar=None, fresh=fresh)
+    return replace(corpus, **{s: framed(r).to(corpus.train.device) for s, r in rows.items()}, tokenizer=tokenizer, text=text, special=special,
+                   grammar=None, fresh=fresh)
 
 # %% ../nbs/05b_report_causes.ipynb #f366f1d5
 def restored(
@@ -182,21 +198,6 @@ def restored(
     broken = torch.tensor([words is None for words in bad.words(ids)])
     rows[broken] = rows[broken].masked_fill(rows[broken] == good.eos_id, good.pad_id)
     return rows
-
-# %% ../nbs/05b_report_causes.ipynb #3eb02a55
-def damage_done(
-    texts:Sequence[str], # clean
-    min_count:int=11,    # a word must be seen so often to be in the vocabulary
-) -> dict:               # shares in [0,1], types, tokens per text
-    "What misreading twice does to texts, to the words in them, and to a word list"
-    cut = lambda read: [re.findall(WORDS, read(t)) for t in texts]
-    before, after = cut(str), cut(misread)
-    known = lambda rows: {w for w, n in Counter(w for row in rows for w in row).items() if n >= min_count}
-    types, types_after = known(before), known(after)
-    odd, odd_after = [{w for w in t if not w.isascii()} for t in (types, types_after)]
-    pure = {w for w in types_after - types if w.isascii()}
-    return dict(texts=sum(not t.isascii() for t in texts)/len(texts), types=len(odd)/len(types), types_affected=len(odd), V=len(types), V_after=len(types_after), new_types=len(types_after - types), good_types_changed=len(pure),
-                gone=len(types - types_after), garbled_types=len(odd_after), tokens=sum(map(len, before))/len(texts), tokens_after=sum(map(len, after))/len(texts))
 
 # %% ../nbs/05b_report_causes.ipynb #75379f6f
 def overfit(
@@ -217,6 +218,6 @@ def overfit(
         costs = {name: teacher_nll(model, ids, corpus)[0] for name, ids in (texts | {'held-out': valid}).items()}
         rows.append(dict(epoch=len(rows)+1, padded=causal_nll(model, valid).mean().item(), **costs))
         return costs['held-out']
-    fit(judge, lambda model, ids: dict(loss=causal_nll(model, ids).mean()), lambda step: learnt[epoch_rows(n, step, batch_size, seed).to(device)], epochs*per,
-        optimizer=lambda model: adamw(model, lr=lr, betas=(.9, .98)), ema=0, seed=seed, every=per, save_every=per, evaluate=price, name='judge')
+    fit(judge, lambda model, ids: dict(loss=causal_nll(model, ids).mean()), lambda step: learnt[epoch_rows(n, step, batch_size, seed).to(device)],
+        epochs*per, optimizer=lambda model: adamw(model, lr=lr, betas=(.9, .98)), ema=0, seed=seed, every=per, save_every=per, evaluate=price, name='judge')
     return rows

@@ -28,16 +28,17 @@ _more = ['cosine-16-F2', 'trunc_linear-16', 'x0-16', 'eps-16', 'x0-64', 'eps-64'
 _real = ['sqrt-64', 'rule-64-half', 'rule-64', 'rule-64-double', 'cosine-64']
 _wide = ['sqrt-768', 'cosine-768', 'rule-768']
 ARMS = [*SWEEP, *_test, *_more, *_real[1:], *_wide]
-_cpu = dict(corpus='restaurants', seeds=1, arms=['sqrt-16', 'sqrt-64', 'rule-64'], steps=1400, constant_c=None, calls=32, samples=512, seq_len=None, pieces=2048,
-            d_model=64, n_layers=3, n_heads=2, batch_size=32, lr=6e-3, muon_lr=1e-2, teacher_steps=400,
+_cpu = dict(corpus='restaurants', seeds=1, arms=['sqrt-16', 'sqrt-64', 'rule-64'], steps=1400, constant_c=None, calls=32, samples=512, seq_len=None,
+            pieces=2048, d_model=64, n_layers=3, n_heads=2, batch_size=32, lr=6e-3, muon_lr=1e-2, teacher_steps=400,
             on={'wikitext2': dict(seq_len=48, samples=256, batch_size=16, steps=1200, arms=['sqrt-64', 'rule-64'])})
 _text = dict(seq_len=48, samples=256, batch_size=16, steps=1800, arms=_real, teacher_steps=600)
 PRESETS = dict(
     cpu=_cpu,
-    smoke=_cpu | dict(arms=[*SWEEP, *_test, *_more], steps=3, calls=3, samples=16, d_model=16, n_layers=1, batch_size=8, teacher_steps=4, on={'wikitext2': dict(seq_len=16, arms=_real)}),
+    smoke=_cpu | dict(arms=[*SWEEP, *_test, *_more], steps=3, calls=3, samples=16, d_model=16, n_layers=1, batch_size=8, teacher_steps=4,
+                      on={'wikitext2': dict(seq_len=16, arms=_real)}),
     long=_cpu | dict(arms=[*SWEEP, *_test], seeds=3, on={'wikitext2': _text}),
-    gpu=_cpu | dict(corpus='wikitext2', arms=_wide, seeds=3, steps=2000, seq_len=64, pieces=8192, d_model=256, n_layers=4, n_heads=4, batch_size=96, lr=3e-3, muon_lr=4e-3,
-                    teacher_steps=1000, on={'restaurants': dict(arms=SWEEP, steps=500, seq_len=None)}))
+    gpu=_cpu | dict(corpus='wikitext2', arms=_wide, seeds=3, steps=2000, seq_len=64, pieces=8192, d_model=256, n_layers=4, n_heads=4, batch_size=96,
+                    lr=3e-3, muon_lr=4e-3, teacher_steps=1000, on={'restaurants': dict(arms=SWEEP, steps=500, seq_len=None)}))
 
 # %% ../nbs/03_sqrt_schedule.ipynb #6b985865
 def nearer(
@@ -175,9 +176,11 @@ def arms_of(
     "Every arm of the experiment"
     x0, eps, F = dict(term=x0_mse, head='regress_x0'), dict(term=eps_mse, head='predict_eps'), partial(factor_for, c, V=V)
     swept = {f'{s}-{D}': arm(D, 1., s) for D in (16, 64, 256, 768) for s in ('sqrt', 'cosine', 'linear', 'trunc_linear')}
-    swept |= {f'sqrt-{D}-F{f}': arm(D, float(f)) for D in (16, 64) for f in (.5, 2, 4, 8)} | {'cosine-16-F2': arm(16, 2., 'cosine'), 'learnt-64-F4': arm(64, 4., learnt=True)}
+    swept |= ({f'sqrt-{D}-F{f}': arm(D, float(f)) for D in (16, 64) for f in (.5, 2, 4, 8)}
+              | {'cosine-16-F2': arm(16, 2., 'cosine'), 'learnt-64-F4': arm(64, 4., learnt=True)})
     rule = {f'rule-{D}{name}': arm(D, k*F(D=D)) for D in (16, 64, 256, 768) for name, k in (('', 1.), ('-half', .5), ('-double', 2.))}
-    errors = {f'{k}-{D}': arm(D, **how) for k, how in (('x0', x0), ('eps', eps)) for D in (16, 64)} | {f'{k}-cosine-16': arm(16, 1., 'cosine', **how) for k, how in (('x0', x0), ('eps', eps))}
+    errors = ({f'{k}-{D}': arm(D, **how) for k, how in (('x0', x0), ('eps', eps)) for D in (16, 64)}
+              | {f'{k}-cosine-16': arm(16, 1., 'cosine', **how) for k, how in (('x0', x0), ('eps', eps))})
     return swept | rule | errors
 
 # %% ../nbs/03_sqrt_schedule.ipynb #0461531c

@@ -21,14 +21,17 @@ from .sampling import nearest
 from .schedules import cosine, grid
 
 # %% ../nbs/02_weight_tying.ipynb #7f27d7be
-_cpu = dict(corpus='restaurants', seeds=1, arms=['mse', 'tied', 'untied'], steps=504, pretrain_steps=300, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4, batch_size=32, lr=1e-3, table_lr=1e-2,
-            calls=50, samples=256, written=48, teacher_steps=300, rows=128, fitted_rows=2000, found=2000, found_large=300, on={'wikitext2': dict(seq_len=32)})
+_cpu = dict(corpus='restaurants', seeds=1, arms=['mse', 'tied', 'untied'], steps=504, pretrain_steps=300, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4,
+            batch_size=32, lr=1e-3, table_lr=1e-2, calls=50, samples=256, written=48, teacher_steps=300, rows=128, fitted_rows=2000, found=2000, found_large=300,
+            on={'wikitext2': dict(seq_len=32)})
 _all = ['mse', 'rounding', 'tied', 'stopped', 'untied', 'only', 'shared']
 PRESETS = dict(
     cpu=_cpu,
-    smoke=_cpu | dict(arms=_all, steps=3, pretrain_steps=3, vocab_size=300, width=32, layers=1, heads=2, batch_size=8, calls=3, samples=12, written=4, teacher_steps=4, rows=8, fitted_rows=32, found=200, found_large=20, on={'wikitext2': dict(seq_len=16)}),
+    smoke=_cpu | dict(arms=_all, steps=3, pretrain_steps=3, vocab_size=300, width=32, layers=1, heads=2, batch_size=8, calls=3, samples=12, written=4,
+                      teacher_steps=4, rows=8, fitted_rows=32, found=200, found_large=20, on={'wikitext2': dict(seq_len=16)}),
     long=_cpu | dict(arms=_all, seeds=3, steps=840),
-    gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1680, pretrain_steps=2000, width=256, layers=6, heads=8, batch_size=96, samples=512, teacher_steps=2000, rows=256, on={'wikitext2': dict(seq_len=64, vocab_size=8000)}))
+    gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1680, pretrain_steps=2000, width=256, layers=6, heads=8, batch_size=96, samples=512,
+                    teacher_steps=2000, rows=256, on={'wikitext2': dict(seq_len=64, vocab_size=8000)}))
 
 # %% ../nbs/02_weight_tying.ipynb #8b5809b2
 def looked_up(
@@ -101,7 +104,8 @@ def collapse(
     "How near the words are to being one vector, in four ways"
     unit = F.normalize(emb, dim=-1)
     V, together = len(emb), unit.sum(0).square().sum()
-    return dict(spacing=word_spacing(emb).item(), rms=emb.square().mean().sqrt().item(), rank=effective_rank(emb), alike=((together - V)/(V*(V-1))).item())
+    return dict(spacing=word_spacing(emb).item(), rms=emb.square().mean().sqrt().item(),
+                rank=effective_rank(emb), alike=((together - V)/(V*(V-1))).item())
 
 # %% ../nbs/02_weight_tying.ipynb #4a372d34
 def related(
@@ -125,8 +129,9 @@ class Arm:
     terms:dict       # of the loss
 
 _mse = {x0_mse: 1., t0_mse: 1.}
-ARMS = dict(mse=Arm(Free, _mse), rounding=Arm(Tied, _mse | {decoder_nll: 1.}), tied=Arm(Tied, _mse | {tied_ce: 1.}), stopped=Arm(Tied, _mse | {stopped_ce: 1.}),
-            untied=Arm(Untied, _mse | {untied_ce: 1.}), only=Arm(Tied, {tied_ce: 1.}), shared=Arm(Shared, _mse | {tied_ce: 1.}))
+ARMS = dict(mse=Arm(Free, _mse), rounding=Arm(Tied, _mse | {decoder_nll: 1.}), tied=Arm(Tied, _mse | {tied_ce: 1.}),
+            stopped=Arm(Tied, _mse | {stopped_ce: 1.}), untied=Arm(Untied, _mse | {untied_ce: 1.}),
+            only=Arm(Tied, {tied_ce: 1.}), shared=Arm(Shared, _mse | {tied_ce: 1.}))
 STAGES = (2, 4, 7, 14, 42) # the source's epochs, of 42
 
 def loss_of(
