@@ -159,7 +159,7 @@ def space_of():
     "The functions of the page that turn a record into words"
     from textdiffusion import evaluation
     space = dict(vars(evaluation), LADDER=LADDER)
-    exec(code_of(NB, 'worthy', 'on_changes', 'judge', 'about_losses', 'about_width', 'about_table', 'lessons', 'learned_against_cosine', 'about_rounding', 'measured_claims',
+    exec(code_of(NB, 'worthy', 'on_changes', 'judge', 'about_losses', 'about_width', 'about_table', 'lessons', 'learned_against_cosine', 'claims_on_rounding', 'measured_claims',
                  until='found = measured'), space)
     return space
 

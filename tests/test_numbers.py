@@ -12,7 +12,6 @@ from textdiffusion import bart_x0, character_diffusion, evaluation, pretrained_m
 from textdiffusion.journal import pinned
 
 FIXED = {'parameters', 'corpus_info', 'seed', 'level', 'stage', 't', 'scale', 'per_step', 'steps_planned', 'from_start', 'beliefs'}
-DECODER = "BART's decoder, shown raw"
 REPORT = dict(step_0=dict(loss=1.77, mse=1.02), step_1000=dict(mse_q0=.164, mse_q1=.393, mse_q2=.640, mse_q3=.842))       # the report's table, as the page has it
 GRID = sorted({r['t'] for r in pinned('06c_pretrained_masks', root=ROOT)['curves']})
 
@@ -23,8 +22,9 @@ def page(name, module, cells, **more):
     return space
 
 def said_by_01(rec):
-    cells = {'display(': ['off_diagonal', 'beliefs_a', 'judge_beliefs', 'on_scale', 'on_unlocked'], 'value = ': ['in_short'], 'for rec in ': ['lessons'], 'known = ': ['on_english']}
-    s = page('01_bart_x0', bart_x0, cells, RAW=DECODER, DEMO=DECODER + " at the source's scale")
+    cells = {'display(': ['paradox', 'off_diagonal', 'beliefs_a', 'beliefs_b', 'why_garbage', 'the_paradox', 'on_scale', 'on_english'],
+             'value = ': ['judge_beliefs'], 'for rec in ': ['lessons'], 'known = ': ['measured']}
+    s = page('01_bart_x0', bart_x0, cells)
     return [b['measured'] for b in s['judge_beliefs'](rec)] + [s['lessons'](rec)] + [v[0] for v in s['measured'](rec).values()]
 
 def said_by_02(rec):

@@ -81,7 +81,7 @@ def page():
     "The functions of the page that judge and speak"
     from textdiffusion import evaluation
     space = dict(vars(evaluation), SCHEDULES=SCHEDULES, GRID=GRID, SWEEP=SWEEP, **{f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)})
-    exec(code_of('nbs/03_sqrt_schedule.ipynb', 'gap', 'first_beliefs', 'on_text', 'answer', 'priced', 'measured', until='judged ='), space)
+    exec(code_of('nbs/03_sqrt_schedule.ipynb', 'gap', 'belief_on_text', 'judge', 'in_short', 'dull_sentences', 'answer', 'lessons', 'measured', until='judged ='), space)
     return space
 
 @pytest.mark.parametrize('n', range(4))
