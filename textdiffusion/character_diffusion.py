@@ -35,7 +35,8 @@ PRESETS = dict(
     smoke=_cpu | dict(arms=sum(GROUPS.values(), []), steps=4, part_steps=3, peer_steps=3, pass_steps=4, seq_len=32, few=1024, held=16, watched=8, compared=8, draws=4, samples=4,
                       d_model=32, n_layers=1, n_heads=2, batch_size=8, pieces=300, blocks=2, lines=300),
     long=_cpu | dict(seeds=3, steps=1300, part_steps=240, peer_steps=1300, pass_steps=450, held=1742, samples=128),
-    gpu=_cpu | dict(corpus='tiny_shakespeare', seeds=3, steps=1500, held=435, samples=128, compared=435, d_model=384, n_layers=6, n_heads=6, seq_len=256, peer_lr=3e-4, peer_steps=20_000))
+    gpu=_cpu | dict(corpus='tiny_shakespeare', seeds=3, steps=1500, held=435, samples=128, compared=435, d_model=384, n_layers=6, n_heads=6,
+             seq_len=256, peer_lr=3e-4, peer_steps=20_000))
 
 # %% ../nbs/06b_character_diffusion.ipynb #4a614c04
 def running_text(
@@ -242,6 +243,7 @@ _parts = {'all-parts': {}, 'learned-positions': dict(model=_masked(PlacedDenoise
           'fast': dict(optimizer=partial(_muon, factor=4.)), 'fast-no-qk-norm': dict(model=_free, optimizer=partial(_muon, factor=4.))}
 ARMS = {'diffusion': _arm('bound', _plain), 'autoregressive': _arm('bound', _causal, _exact)} | {k: _arm('parts', **a) for k, a in _parts.items()} | {
     'pieces': _arm('pieces'), 'pieces-short': _arm('pieces'),
-    'peer': _arm('peer', _tiny, masked_ce, _peer_adamw, how=dict(draw_t=partial(grid_t, T=128), keep=first_16), fixed=True, training=dict(rate=lambda step, steps: 1., clip=None, ema=0.)),
+    'peer': _arm('peer', _tiny, masked_ce, _peer_adamw, how=dict(draw_t=partial(grid_t, T=128), keep=first_16), fixed=True,
+                 training=dict(rate=lambda step, steps: 1., clip=None, ema=0.)),
     'few-diffusion': _arm('passes', _plain, training=dict(rate=steady)), 'few-fixed': _arm('passes', _plain, fixed=True, training=dict(rate=steady)),
     'few-autoregressive': _arm('passes', _causal, _exact, training=dict(rate=steady))}

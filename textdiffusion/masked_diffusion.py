@@ -27,9 +27,11 @@ _wide = dict(seq_len=40, samples=256, exact=0, d_model=128, n_layers=3, n_heads=
 _real, _large = _wide | dict(arms=['baseline', 'unweighted', 'time'], steps=1500), dict(arms=['baseline', 'unweighted'], samples=512, exact=128)
 PRESETS = dict(
     cpu=_cpu | dict(on={'e2e': _wide | dict(steps=900), 'restaurants-large': dict(exact=64, samples=256)}),
-    smoke=_cpu | dict(arms=_all, steps=8, samples=16, exact=8, larger=2, held=16, draws=2, long_run=32, d_model=32, n_layers=1, batch_size=16, teacher_steps=8, on={'e2e': dict(seq_len=40, exact=0)}),
+    smoke=_cpu | dict(arms=_all, steps=8, samples=16, exact=8, larger=2, held=16, draws=2, long_run=32, d_model=32, n_layers=1, batch_size=16, teacher_steps=8,
+                      on={'e2e': dict(seq_len=40, exact=0)}),
     long=_cpu | dict(arms=['baseline', 'unweighted', 'time'], seeds=3, steps=6000, samples=2000, exact=2000, larger=256, on={'e2e': _real, 'restaurants-large': _large}),
-    gpu=_cpu | dict(arms=_all, seeds=3, steps=6000, larger=128, d_model=128, batch_size=64, muon_lr=1e-2, on={'e2e': _real | dict(seq_len=64, d_model=256, n_layers=4), 'restaurants-large': _large}))
+    gpu=_cpu | dict(arms=_all, seeds=3, steps=6000, larger=128, d_model=128, batch_size=64, muon_lr=1e-2,
+                    on={'e2e': _real | dict(seq_len=64, d_model=256, n_layers=4), 'restaurants-large': _large}))
 
 # %% ../nbs/06_masked_diffusion.ipynb #ab1d11a1
 def independent_t(
