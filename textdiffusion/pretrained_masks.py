@@ -26,15 +26,16 @@ from .schedules import mask_linear
 from .training import reseed
 
 # %% ../nbs/06c_pretrained_masks.ipynb #d3121e84
-_cpu = dict(corpus='restaurants', seeds=1, arms=['10-batch', 'continuous', 'scratch'], steps=300, pretrain_steps=800, prefix_length=5, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4,
+_cpu = dict(corpus='restaurants', seeds=1, arms=['10-batch', 'continuous', 'scratch'], steps=300, pretrain_steps=800, prefix_length=5, seq_len=None,
+            vocab_size=1024, width=128, layers=3, heads=4,
             batch_size=16, lr=2e-3, muon_lr=4e-3, calls=10, more_calls=40, samples=128, teacher_steps=500, rows=256, draws=8, noise_pairs=16, noise_batch=64,
             on={'wikitext2': dict(seq_len=64)})
 BATCHES = {'10-batch-small': 1/4, 'continuous-small': 1/4, '10-batch-large': 4, 'continuous-large': 4}      # rows of these arms, in batches of the others
 _all = ['10-batch', '100-batch', '10-each', '128-each', 'continuous', 'bound', 'no-prefix', 'time', 'scratch', 'scratch-time', 'scratch-total']
 PRESETS = dict(
     cpu=_cpu,
-    smoke=_cpu | dict(arms=[*_all, *BATCHES], steps=4, pretrain_steps=6, vocab_size=400, width=32, layers=1, heads=2, batch_size=8, calls=3, more_calls=4, samples=8, teacher_steps=5, rows=8, draws=2,
-                      noise_pairs=3, noise_batch=8, on={'wikitext2': dict(seq_len=32)}),
+    smoke=_cpu | dict(arms=[*_all, *BATCHES], steps=4, pretrain_steps=6, vocab_size=400, width=32, layers=1, heads=2, batch_size=8, calls=3,
+                      more_calls=4, samples=8, teacher_steps=5, rows=8, draws=2, noise_pairs=3, noise_batch=8, on={'wikitext2': dict(seq_len=32)}),
     long=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=340, pretrain_steps=1800),
     gpu=_cpu | dict(corpus='wikitext2', arms=_all, seeds=3, steps=1500, pretrain_steps=5000, width=256, layers=6, heads=8, samples=512, rows=1024, draws=16, teacher_steps=3000,
                     on={'wikitext2': dict(seq_len=128, vocab_size=8000)}))
