@@ -801,9 +801,9 @@ def finish(
     folder:Path, # of a run
     message:str, # where its page is
 ) -> None:
-    "Mark a run as finished; checkpoints and pieces go, log and record stay"
+    "Mark a run as finished; checkpoints go; pieces, log and record stay"
     write_whole(folder/'finished.txt', message + '\n')
-    for name in ('checkpoints', 'cached'): shutil.rmtree(folder/name, ignore_errors=True)
+    shutil.rmtree(folder/'checkpoints', ignore_errors=True)
     (folder/'partial.ipynb').unlink(missing_ok=True)
 
 # %% ../nbs/lib/90_journal.ipynb #d6867713
