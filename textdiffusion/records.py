@@ -114,7 +114,8 @@ def commit_of(
 ) -> str|None: # 40 hexadecimal digits, with -dirty where the source differs; None outside git
     "The commit whose source is running"
     if root is None: return None
-    def git(*args): return subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+    start = ['git', '-C', str(root), '-c', 'safe.directory=*', '-c', 'core.fsmonitor=false']     # also where another user owns it
+    def git(*args): return subprocess.run([*start, *args], capture_output=True, text=True, check=True).stdout.strip()
     try:
         if Path(git('rev-parse', '--show-toplevel')) != Path(root).resolve(): return None
         changed = git('status', '--porcelain', '--', 'nbs', settings(root)['lib_path'])
