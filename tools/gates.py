@@ -6,7 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = 'textdiffusion'
-CELL_LINES, LIB_CELL_LINES, CELLS, KILOBYTES = 25, 50, 60, 500        # a class or a loop of the library, its arguments one a line, is one cell
+CELL_LINES, LIB_CELL_LINES, MODULE_LINES, LINE = 20, 50, 400, 120      # a class or a loop of the library, its arguments one a line, is one cell
+CELLS, PROSE, PAGE_WORDS, TABLES, TABLE_ROWS, KILOBYTES = 32, 1300, 2000, 4, 12, 400
+GLOSSARY = {'run', 'cfg', 'corpus', 'record', 'rows', 'ids', 'seed', 'name', 'root', 'model', 'emb', 'alpha_bar', 'x_t', 't', 'judge', 'facts', 'arm',
+            'entry', 'pins'}  # arguments that mean the same everywhere need no comment
 CHECK = re.compile(r'test_|raises$')
 
 class Skip(Exception):
@@ -157,7 +160,7 @@ def undocumented(f, notes):
         above = {first - 1} if notes.get(first - 1, ('', False))[1] else set()
         own = {l for l in {*range(first, last + 1)} | above if notes.get(l, ('',))[0]} - used
         if own: used |= own
-        else: missing.append(name)
+        elif name not in GLOSSARY: missing.append(name)
     returns = not f.returns and any(isinstance(n, (ast.Return, ast.Yield)) and n.value for n in ast.walk(f)) or f.returns and ast.unparse(f.returns) != 'None'
     end = range(f.returns.lineno if f.returns else max([f.lineno, *(last for *_, last in args)]), f.body[0].lineno)
     if returns and not any(notes.get(l, ('',))[0] for l in end if l not in used): missing.append('the return')
@@ -270,23 +273,64 @@ def records(root):
 
 # --- 8 sizes ---
 
+SAID = re.compile(r'"{3}(.*?)"{3}', re.S)      # prose in code: what is handed to `say`, captions, ANSWER
+
+def prose_words(cells):
+    "Words of prose in a source: its markdown cells, and the texts in triple quotes of its code"
+    return sum(len(c.source.split()) if c.kind == 'markdown' else sum(len(t.split()) for t in SAID.findall(c.source)) for c in cells)
+
 def entry_limits(nb):
     "What an entry has too much of, or lacks"
-    prose = sum(c.kind == 'markdown' for c in nb.cells)
     if len(nb.cells) > CELLS: yield f'{len(nb.cells)} cells, more than {CELLS}'
-    if prose * 3 < len(nb.cells): yield f'{prose} of {len(nb.cells)} cells are prose, less than a third'
+    if (n := prose_words(nb.cells)) > PROSE: yield f'{n} words of prose, more than {PROSE}'
+    first = ''.join(c.source for c in nb.cells[1:4] if c.kind == 'code')
+    if 'say(ANSWER' not in first or 'show_figure(' not in first: yield 'the answer, say(ANSWER, …), and a figure should stand before the fifth cell'
     title = nb.cells[0].source if nb.cells else ''
     if not re.match(r'# \S', title) or not re.search(r'^- date: \d{4}-\d\d-\d\d$', title, re.M): yield 'the first cell should be `# title`, `> question`, `- date: 2026-11-21`'
     if sum('parameters' in c.meta.get('tags', []) for c in nb.code) != 1: yield 'one code cell should be tagged `parameters`'
+    if any('Markdown' in names(c.tree) for c in nb.code): yield 'sentences are said by `say`, with facts, and not put together: no Markdown(…) here'
+
+def page_limits(path):
+    "What an executed page has too much of, or lacks; and its row of the table"
+    cells = json.loads(path.read_text(encoding='utf-8'))['cells']
+    outputs = [o for c in cells for o in c.get('outputs', [])]
+    tables = [t for o in outputs for t in re.findall(r'<table.*?</table>', ''.join(o.get('data', {}).get('text/html', '')), re.S)]
+    figures = [o for o in outputs if 'image/png' in o.get('data', {})]
+    shown = [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
+    shown += [''.join(o.get('text', '') or o['data'].get('text/markdown', '') or o['data'].get('text/plain', '')) for o in outputs if 'image/png' not in o.get('data', {})
+              and 'text/html' not in o.get('data', {})] + [re.sub('<[^>]+>', ' ', t) for t in tables]
+    words, rows = sum(len(t.split()) for t in shown), [t.count('<tr') - 1 for t in tables]
+    if words > PAGE_WORDS: yield f'{words} words on the page, more than {PAGE_WORDS}'
+    if len(tables) > TABLES or max(rows, default=0) > TABLE_ROWS: yield f'tables of {rows} rows, more than {TABLES} of {TABLE_ROWS}'
+    if not figures: yield 'no figure on the page'
+    if any(not o['metadata'].get('image/png', {}).get('alt') for o in figures): yield 'a figure without alternative text'
+    if (kb := path.stat().st_size/1000) > KILOBYTES: yield f'{kb:.0f} KB, more than {KILOBYTES}'
+
+def headline_pages(root):
+    "Entry -> its headline page"
+    pins = root/'journal/pinned.json'
+    return {e: root/'journal'/f"{m['pins'][m['headline']]}.ipynb" for e, m in (json.loads(pins.read_text()) if pins.exists() else {}).items()}
+
+def long_lines(root):
+    "Places where a line of code is too long"
+    for nb in notebooks(root):
+        for c in nb.code: yield from ((nb.name, line) for line in c.source.splitlines() if len(line) > LINE)
+    for d in ('tests', 'tools'):
+        for p in sorted((root/d).glob('*.py')): yield from ((p.relative_to(root).as_posix(), line) for line in p.read_text(encoding='utf-8').splitlines() if len(line) > LINE)
 
 def sizes(root):
-    "Small cells, a third prose; a dated title and a parameters cell in every entry"
+    "Short entries that answer first, on pages that can be read (docs: the limits of an entry); small cells, modules and lines"
+    pages = headline_pages(root)
     for nb in notebooks(root):
-        if (kb := nb.path.stat().st_size / 1024) > KILOBYTES: yield f'{nb.name}: {kb:.0f} KB, more than {KILOBYTES}'
         limit = LIB_CELL_LINES if nb.in_lib else CELL_LINES
         for c in nb.code:
             if (n := len(c.source.splitlines())) > limit: yield f'{nb.name}: a code cell of {n} lines, more than {limit}: {c.source.splitlines()[1]}'
-        if not nb.in_lib and nb.name != 'nbs/index.ipynb': yield from (f'{nb.name}: {problem}' for problem in entry_limits(nb))
+        if nb.in_lib or nb.name == 'nbs/index.ipynb': continue
+        yield from (f'{nb.name}: {problem}' for problem in entry_limits(nb))
+        if page := pages.get(nb.path.stem): yield from (f'{page.relative_to(root).as_posix()}: {problem}' for problem in page_limits(page))
+    for name, line in long_lines(root): yield f'{name}: a line of {len(line)} characters: {line.strip()[:60]}…'
+    for p in sorted((root/PACKAGE).glob('*.py')):
+        if p.stem != '_modidx' and (n := len(p.read_text(encoding='utf-8').splitlines())) > MODULE_LINES: yield f'{p.name}: {n} lines, more than {MODULE_LINES}'
 
 # --- 9 the front page ---
 
