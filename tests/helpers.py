@@ -35,6 +35,12 @@ def code_of(notebook, *names, until='display('):
     cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
     return '\n'.join(c.split('\ndisplay(')[0].split(f'\n{until}')[0] for c in cells if any(f'def {n}(' in c for n in names))
 
+def judging():
+    "All that an entry can import to judge text and to compare arms, by name"
+    from textdiffusion import denoising, judges, metrics, ngrams, oracles, scoring, statistics, timing
+    modules = denoising, judges, metrics, ngrams, oracles, scoring, statistics, timing
+    return {name: value for module in modules for name, value in vars(module).items() if not name.startswith('__')}
+
 def shifted(value, fixed, rng=None):
     "A record with every measured number changed, each by an amount of its own; `fixed` names what stays"
     rng = rng or random.Random(0)

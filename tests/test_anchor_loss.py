@@ -9,7 +9,7 @@ import subprocess
 import time
 
 import pytest
-from helpers import REAL_TEXT, ROOT, call, checkout_at, code_of, environment, needs_real_text, outputs, shifted
+from helpers import REAL_TEXT, ROOT, call, checkout_at, code_of, environment, judging, needs_real_text, outputs, shifted
 
 NB = 'nbs/05_anchor_loss.ipynb'
 SMALL = ['-p', 'preset', 'smoke']
@@ -168,8 +168,8 @@ def text_of(record, others=(), text=None):
     import numpy as np
     import pandas as pd
     from textdiffusion.anchor_loss import PRESETS
-    from textdiffusion.evaluation import above, below, both, interval, matching, mean_of, paired, within
-    space = dict(math=math, np=np, pd=pd, PRESETS=PRESETS, above=above, below=below, both=both, interval=interval, matching=matching, within=within, mean_of=mean_of, paired=paired, stands=record, text=text, SAMPLERS=dict.fromkeys(['ancestral', 'DDIM', 'DPM-Solver++(2M)']))
+    samplers = dict.fromkeys(['ancestral', 'DDIM', 'DPM-Solver++(2M)'])
+    space = judging() | dict(math=math, np=np, pd=pd, PRESETS=PRESETS, stands=record, text=text, SAMPLERS=samplers)
     exec(code_of(NB, 'points', 'on_clamping', 'first_beliefs', 'judge', 'better_text', 'in_short', 'reports_anchor', 'anchors', 'ranked',
                  'on_language', 'lessons', 'elsewhere', 'about_distance', 'about_text', 'measured', until='judged = '), space)
     said = [b['measured'] for b in space['judge'](record)] + [space['lessons'](record), space['elsewhere'](others)]

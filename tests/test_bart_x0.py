@@ -10,7 +10,7 @@ from helpers import call, checkout_at, ended_untrained, environment, made_on_sav
 from textdiffusion.bart_x0 import (ARMS, PRESETS, BartLayers, ConvUNet, Encoded, Infiller, Latents, Words, bart_model, built, check_fit, improvement,
     infill, infilling, levels_of, small_bart, split_adamw, through_decoder, word_distance, written)
 from textdiffusion.corpora import bpe_tokenizer, load_corpus
-from textdiffusion.evaluation import input_sensitivity
+from textdiffusion.denoising import input_sensitivity
 from textdiffusion.objectives import draw
 from textdiffusion.schedules import cosine
 from textdiffusion.training import adamw, fit, pretrain_stand_in

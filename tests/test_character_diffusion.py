@@ -9,7 +9,7 @@ from torch import nn
 
 from helpers import call, outputs
 from textdiffusion.character_diffusion import ARMS, PRESETS, TinyDiffusion, by_call, continue_text, first_16, fixed_windows, known_ids, next_nll, running_text, write
-from textdiffusion.evaluation import masked_nelbo
+from textdiffusion.denoising import masked_nelbo
 from textdiffusion.models import CausalConfig, CausalLM
 from textdiffusion.objectives import grid_t, masked_ce
 from textdiffusion.sampling import unmask

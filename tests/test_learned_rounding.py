@@ -6,9 +6,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from helpers import REAL_TEXT, ROOT, call, checkout_at, code_of, environment, failed_before_training, needs_real_text, outputs, refused_at_once, shifted
+from helpers import (REAL_TEXT, ROOT, call, checkout_at, code_of, environment, failed_before_training, judging,
+                     needs_real_text, outputs, refused_at_once, shifted)
 from textdiffusion.corpora import load_corpus
-from textdiffusion.evaluation import bayes_denoiser
+from textdiffusion.oracles import bayes_denoiser
 from textdiffusion.learned_rounding import (LADDER, PRESETS, Arm, Denoiser, LearnedEmbedding, LearnedRounding, TinyTransformer, arms_of, blind_loss, build, collapse, cosine_scores, ddpm,
     dot_scores, eps_loss, fit_rounding, guided_decode, l2_scores, lookup_denoiser, roundings_of, term_gradients)
 from textdiffusion.objectives import decoder_nll, draw, eps_mse, objective, token_ce
@@ -68,7 +69,7 @@ def test_clean_rounding_gives_the_network_no_gradient():
     assert norms(build(Arm(frozen=True), V, L, SIZES, None), {eps_mse: 1.})['eps_mse', 'table'] == 0
 
 def test_the_temperature_does_nothing():
-    from textdiffusion.evaluation import new_teacher
+    from textdiffusion.judges import new_teacher
     torch.manual_seed(0)
     lm, wish = new_teacher(CORPUS, 16, 1, 2).eval(), torch.randn(5, L, V)
     assert all(torch.equal(guided_decode(lm, wish, .3), guided_decode(lm, wish, .3, T)) for T in (.1, 10.))
@@ -157,8 +158,7 @@ def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path):
 
 def space_of():
     "The functions of the page that turn a record into words"
-    from textdiffusion import evaluation
-    space = dict(vars(evaluation), LADDER=LADDER)
+    space = judging() | dict(LADDER=LADDER)
     exec(code_of(NB, 'worthy', 'on_changes', 'judge', 'about_losses', 'about_width', 'about_table', 'lessons', 'learned_against_cosine', 'claims_on_rounding', 'measured_claims',
                  until='found = measured'), space)
     return space

@@ -10,10 +10,12 @@ import torch.nn.functional as F
 from helpers import overhead
 from textdiffusion import grammar
 from textdiffusion.corpora import list_tokenizer, oracle
-from textdiffusion.evaluation import exact_nll, mask_exactly, masked_nelbo, masked_oracle, oracle_scores, possible, rates, spread_counts
+from textdiffusion.denoising import _mask_exactly, _stratified_counts, masked_nelbo
 from textdiffusion.grammar import Grammar, read_rules
+from textdiffusion.metrics import exact_nll, nll_rates, oracle_scores
 from textdiffusion.models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, load, rms_norm, rotary
 from textdiffusion.objectives import bound_weight, forbid, mask_tokens, masked_bound, masked_ce, masked_draw, masked_nll, stratified_t, subs
+from textdiffusion.oracles import _is_possible, masked_oracle
 from textdiffusion.plotting import denoising_strip, moments
 from textdiffusion.sampling import ancestral, canvas, categorical, even_times, greedy, random_k, scheduled, threshold, top_k, unmask
 from textdiffusion.schedules import MASK_SCHEDULES, mask_cosine, mask_linear, mask_log_linear
@@ -183,10 +185,10 @@ def test_training_and_evaluation_estimate_one_bound(timed):
         assert abs(bound.mean() - counted.mean()).item() < 4*error < .3, name
 
 def test_counts_are_stratified_and_masks_are_common():
-    counts = spread_counts(torch.tensor([20, 7, 1]), 20, seeded())
+    counts = _stratified_counts(torch.tensor([20, 7, 1]), 20, seeded())
     assert (counts[0].sort().values == torch.arange(1, 21)).all() and (counts[2] == 1).all()
     assert set(counts[1].tolist()) == set(range(1, 8)) and counts[1].bincount()[1:].max() <= 3
-    assert spread_counts(torch.full((300,), 3), 1, seeded()).flatten().bincount().tolist() == [0, 100, 100, 100]
+    assert _stratified_counts(torch.full((300,), 3), 1, seeded()).flatten().bincount().tolist() == [0, 100, 100, 100]
     seen = {}
     for name in ('one', 'other'):
         seen[name] = []
@@ -198,7 +200,7 @@ def test_counts_are_stratified_and_masks_are_common():
 
 def test_levels_are_beta_and_independent_of_which_positions():
     ids, free = torch.zeros(20_000, 6, dtype=torch.long), torch.arange(6) > 0
-    z, level = mask_exactly(ids, torch.full((20_000,), 2), free.expand(20_000, 6), 1, seeded())
+    z, level = _mask_exactly(ids, torch.full((20_000,), 2), free.expand(20_000, 6), 1, seeded())
     assert not (z[:, 0] == 1).any() and ((z == 1).sum(1) == 2).all()
     assert level.mean().item() == pytest.approx(2/6, abs=.004) and level.var().item() == pytest.approx(2*4/(36*7), abs=.002)   # Beta(2, 4)
     assert (z[:, 1:] == 1).float().mean(0).tolist() == pytest.approx([.4]*5, abs=.02)
@@ -365,7 +367,8 @@ def test_the_bound_of_the_perfect_denoiser_is_the_exact_likelihood(small):
     bound, exact = masked_nelbo(masked_oracle(small), ids, small.mask_id, draws=16, keep=keep), exact_nll(ids, small)
     error = (bound - exact).std().item()/16
     assert abs((bound - exact).mean().item()) < 4*error < 1.
-    assert rates(bound, ids, small)['nats_per_token'] == pytest.approx(exact.sum().item()/small.real(ids).sum().item(), abs=.08)
+    per_token = exact.sum().item()/small.real(ids).sum().item()
+    assert nll_rates(bound, ids, small)['nats_per_token'] == pytest.approx(per_token, abs=.08)
 
 def test_masked_oracle_is_the_grammars_posterior(small):
     "Against `Grammar.posterior`, which has its own checks by enumeration"
@@ -386,8 +389,8 @@ def test_an_impossible_canvas_is_answered_as_an_empty_one(small):
     p = masked_oracle(small)(ids, None)
     assert torch.equal(p[1], p[2]) and not torch.equal(p[0], p[2])
     allowed = torch.ones(2, 5, len(small.grammar.words)+2, dtype=torch.bool); allowed[1, 0] = False
-    assert possible(allowed, small.grammar).tolist() == [True, False]                     # four words and an end: 'cotto serves … food .' has five
-    assert not possible(allowed[:1, :3], small.grammar).any()                             # nothing that short
+    assert _is_possible(allowed, small.grammar).tolist() == [True, False]         # 'cotto serves … food .' has five words
+    assert not _is_possible(allowed[:1, :3], small.grammar).any()                             # nothing that short
 
 def test_debris_behind_the_end_is_looked_away_from_and_nothing_else(small):
     "A word behind the visible end leaves the posterior before the end as it was; a wrong word before it does not"
@@ -437,7 +440,9 @@ def test_refusals_of_the_sampler():
 def test_refusals_of_losses_and_evaluation(small):
     ids = torch.zeros(2, 6, dtype=torch.long)
     with pytest.raises(ValueError, match='keep must be a tensor of booleans'): masked_bound(4, keep=torch.arange(6))(clueless(4), ids)
-    with pytest.raises(ValueError, match='draws must be at least 1, got 0'): masked_nelbo(clueless(4), ids, 4, draws=0)
+    for name, bad in (('draws', 0), ('draws', 2.5), ('batch', 0)):
+        with pytest.raises(ValueError, match=f'{name} must be a whole number of at least 1, got {bad}'):
+            masked_nelbo(clueless(4), ids, 4, **{name: bad})
     with pytest.raises(ValueError, match='row 1 has no position that may be masked'): masked_nelbo(clueless(4), ids, 4, keep=torch.tensor([[False], [True]]))
     with pytest.raises(ValueError, match='masked_oracle needs one token per word'): masked_oracle(replace(small, tokenizer=list_tokenizer(['the'])))
     class Text: grammar, name = None, 'wikitext2'

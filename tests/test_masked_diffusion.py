@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from helpers import REAL_TEXT, ROOT, call, code_of, environment, failed_before_training, needs_real_text, outputs, refused_at_once, shifted
+from helpers import (REAL_TEXT, ROOT, call, code_of, environment, failed_before_training, judging, needs_real_text,
+                     outputs, refused_at_once, shifted)
 from textdiffusion.corpora import load_corpus
-from textdiffusion.evaluation import masked_oracle
+from textdiffusion.oracles import masked_oracle
 from textdiffusion.masked_diffusion import PRESETS, arms_of, blank, bound_scatter, canvases, independent_t, parallel_bound, posterior_gap, whole
 from textdiffusion.models import MaskedConfig, MaskedDenoiser
 from textdiffusion.objectives import masked_bound, stratified_t
@@ -131,8 +132,8 @@ def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path):
 
 def text_of(record):
     "What the entry says of a record"
-    from textdiffusion import evaluation
-    space = dict(vars(evaluation), pd=pd, math=math, pinned=lambda *a: None, references=dict(bounds=[]), results={}, ceiling=dict(lost=[]))
+    given = dict(pinned=lambda *a: None, references=dict(bounds=[]), results={}, ceiling=dict(lost=[]))
+    space = judging() | dict(pd=pd, math=math) | given
     exec(code_of(NB, 'gap', 'on_the_ceiling', 'on_the_arms', 'split', 'at_each_call', 'answer', 'against_vectors', until='parts = ') + '\n' + code_of(NB, 'lessons', until='tell('), space)
     tables = [space[f](record).to_csv() for f in ('at_each_call', 'arms_beside')]
     return '\n'.join([b['measured'] for b in space['judge'](record)] + [space['lessons'](record)] + tables)

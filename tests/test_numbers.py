@@ -7,8 +7,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from helpers import ROOT, code_of, shifted
-from textdiffusion import bart_x0, character_diffusion, evaluation, pretrained_masks, report_causes, weight_tying
+from helpers import ROOT, code_of, judging, shifted
+from textdiffusion import bart_x0, character_diffusion, pretrained_masks, report_causes, weight_tying
 from textdiffusion.journal import pinned
 
 FIXED = {'parameters', 'corpus_info', 'seed', 'level', 'stage', 't', 'scale', 'per_step', 'steps_planned', 'from_start', 'beliefs'}
@@ -17,7 +17,7 @@ GRID = sorted({r['t'] for r in pinned('06c_pretrained_masks', root=ROOT)['curves
 
 def page(name, module, cells, **more):
     "The functions of an entry that judge and speak; `cells` says with which line what is not a function begins: line -> functions of the cells"
-    space = vars(evaluation) | vars(module) | dict(math=math, np=np, pd=pd, partial=partial, re=re) | more
+    space = judging() | vars(module) | dict(math=math, np=np, pd=pd, partial=partial, re=re) | more
     for until, functions in cells.items(): exec(code_of(f'nbs/{name}.ipynb', *functions, until=until), space)
     return space
 

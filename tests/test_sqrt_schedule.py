@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from helpers import ROOT, call, checkout_at, code_of, environment, shifted
+from helpers import ROOT, call, checkout_at, code_of, environment, judging, shifted
 from textdiffusion.journal import settle
 from textdiffusion.schedules import SCHEDULES, log_snr, rescale
 from textdiffusion.sampling import spaced
@@ -79,8 +79,8 @@ def published():
 
 def page():
     "The functions of the page that judge and speak"
-    from textdiffusion import evaluation
-    space = dict(vars(evaluation), SCHEDULES=SCHEDULES, GRID=GRID, SWEEP=SWEEP, **{f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)})
+    own = {f.__name__: f for f in (constant, easy_share, factor_for, time_of, cliff)}
+    space = judging() | own | dict(SCHEDULES=SCHEDULES, GRID=GRID, SWEEP=SWEEP)
     exec(code_of('nbs/03_sqrt_schedule.ipynb', 'gap', 'belief_on_text', 'judge', 'in_short', 'dull_sentences', 'answer', 'lessons', 'measured', until='judged ='), space)
     return space
 

@@ -2,7 +2,7 @@
 import pytest
 
 from helpers import ROOT
-from textdiffusion.evaluation import matching
+from textdiffusion.statistics import values_by_seed
 from textdiffusion.journal import pinned
 
 DEMO = "BART's decoder, shown raw at the source's scale"
@@ -10,7 +10,7 @@ DEMO = "BART's decoder, shown raw at the source's scale"
 def of(entry, table, column, **which):
     "A column of the entry's headline, one number per seed"
     record = pinned(entry, root=ROOT)
-    found = matching(record[table], column, which)
+    found = values_by_seed(record[table], column, which)
     assert len(found) == len(record['seeds']) >= 3, (entry, column, which)
     return [found[s] for s in sorted(found)]
 

@@ -8,7 +8,7 @@ import torch
 from helpers import call, checkout_at, environment
 from textdiffusion.bart_x0 import BartLayers, LatentDenoiser, small_bart, split_adamw
 from textdiffusion.corpora import load_corpus
-from textdiffusion.evaluation import word_spacing
+from textdiffusion.denoising import word_spacing
 from textdiffusion.schedules import cosine
 from textdiffusion.sampling import sample
 from textdiffusion.training import fit

@@ -13,7 +13,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from .evaluation import word_spacing
+from .denoising import word_spacing
 from .objectives import Draw, diffusion_lm, objective, prior, stratified_t, t0_mse, token_ce, x0_mse
 from .sampling import nearest
 from .schedules import SCHEDULES, add_noise, grid, log_snr, rescale, sigma

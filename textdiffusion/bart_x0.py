@@ -24,7 +24,8 @@ from transformers import AutoConfig, BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from .corpora import hub_answers
-from .evaluation import counted, denoising_table
+from .denoising import denoising_table
+from .metrics import counted
 from .models import TiedDecoder, time_features
 from .objectives import Draw, decoder_nll, eps_mse, grid_t, objective, t0_mse, x0_mse
 from .schedules import cosine, grid, match, sigma

@@ -14,7 +14,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .evaluation import behind_end, counted, exact_nll
+from .metrics import behind_end, counted, exact_nll
 from .objectives import kept, masked_bound, masked_ce, masked_draw, masked_nll
 from .sampling import beside, canvas, evaluating
 from .schedules import mask_cosine, mask_exponential

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .corpora import WORDS, Corpus, encode, epoch_rows, sentence_rows, word_tokenizer
-from .evaluation import causal_nll, new_teacher, teacher_nll
+from .judges import causal_nll, new_teacher, teacher_nll
 from .schedules import add_noise
 from .training import adamw, fit
 

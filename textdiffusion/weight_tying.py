@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .bart_x0 import SIGMA0, Free, word_distance, x0_cosine
-from .evaluation import word_spacing
+from .denoising import word_spacing
 from .objectives import Draw, decoder_nll, grid_t, objective, t0_mse, token_nll, x0_mse
 from .sampling import nearest
 from .schedules import cosine, grid
