@@ -60,6 +60,14 @@ class Fact(NamedTuple):
         word = 'points' if self.signed and self.unit.word == '%' else self.unit.word
         return f'\xa0{word}' if word else ''
 
+    def without_spread(self):
+        "The mean alone"
+        return self._replace(value=self.value._replace(sd=float('nan')))
+
+    def without_unit(self):
+        "The number alone, where a sentence or a heading has said the unit"
+        return self._replace(unit=self.unit._replace(word=''))
+
     def __str__(self):
         spread = f'\xa0±\xa0{self.sd*self.unit.scale:,.{self.unit.digits}f}' if self.sd == self.sd else ''
         return self.number(self.mean) + spread + self.word
@@ -99,18 +107,18 @@ def change(
     return fact(paired(rows, column, dict(arm=one, **shared), dict(arm=other, **shared)), column, signed=True)
 
 class Facts(dict):
-    "The facts of a record by name; `f.name` is `f['name']`"
+    "The facts of a record by name; `f.name` is `f['name']`, and `Facts(f, more=…)` holds both"
     def __getattr__(self, name):
         try: return self[name]
         except KeyError: raise AttributeError(f"no fact is called {name!r}; there are {', '.join(self)}") from None
 
 # %% ../nbs/lib/84_reading.ipynb #529f6442
-_NAME = re.compile(r'\{\{(\w+)(:mean)?\}\}')
+_NAME = re.compile(r'\{\{(\w+)(?::(mean|bare))?\}\}')
 _LITERAL = re.compile(r'`[^`]*`|\$[^$]*\$|\]\([^)]*\)|<[^>]*>') # code, formulas, links: parameters and citations stand there
 _TYPED = re.compile(r'\d+\.\d+|\d+\s?%|±')
 
 def told(
-    text:str, # Markdown with {{name}} or {{name:mean}} (without the spread) where a number belongs
+    text:str, # Markdown with {{name}} where a number belongs, {{name:mean}} without its spread, {{name:bare}} without its unit
     facts:Facts, # of the record that is spoken of
 ) -> str: # Markdown
     "A text with its numbers; a typed number, an unknown name and a fact without a number are errors"
@@ -120,7 +128,8 @@ def told(
         if match[1] not in facts: raise ValueError(f"no fact is called {match[1]!r}; there are {', '.join(facts)}")
         value = facts[match[1]]
         if isinstance(value, Fact) and value.mean != value.mean: raise ValueError(f'the fact {match[1]!r} has no number in this record')
-        return str(value._replace(value=value.value._replace(sd=float('nan'))) if match[2] and isinstance(value, Fact) else value)
+        if match[2] and isinstance(value, Fact): value = value.without_spread() if match[2] == 'mean' else value.without_unit()
+        return str(value)
     return _NAME.sub(number, text)
 
 def say(
@@ -196,7 +205,7 @@ def arm_table(
         which = dict(zip(by, key))
         mine = [r for r in rows if all(r.get(k) == v for k, v in which.items())]
         shown = {c: level(mine, c) for c in columns if any(r.get(c) is not None for r in mine)}
-        lines.append(which | {names.get(c) or heading(c): str(g._replace(unit=g.unit._replace(word=''))) for c, g in shown.items()})
+        lines.append(which | {names.get(c) or heading(c): str(g.without_unit()) for c, g in shown.items()})
     return pd.DataFrame(lines)
 
 def heading(

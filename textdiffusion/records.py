@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['RECORD_KB', 'SCHEMA', 'KEYS', 'plain', 'to_json', 'thinned', 'digest', 'folder_hash', 'public_parameters',
-           'source_hash', 'run_key', 'commit_of', 'device_name', 'duration', 'Run', 'begin', 'attempts',
+           'source_hash', 'run_key', 'commit_of', 'device_name', 'duration', 'Run', 'collected', 'begin', 'attempts',
            'circumstances', 'read_record', 'records', 'read_pins', 'pinned', 'headline', 'find_record', 'drift']
 
 # %% ../nbs/lib/82_records.ipynb #a4157696
@@ -20,7 +20,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
@@ -128,6 +128,8 @@ def device_name() -> str: # such as "NVIDIA A100" or "cpu (x86_64, 2 cores)"
     if torch.cuda.is_available(): return torch.cuda.get_device_name()
     return f'cpu ({platform.machine()}, {os.cpu_count()} cores)'
 
+
+
 def duration(
     seconds:float, # >= 0
 ) -> str: # such as "40 s", "3 min" or "1.5 h"
@@ -143,6 +145,8 @@ def _file_name(name):
     if re.fullmatch(r'\w[\w.-]*', name): return name
     raise ValueError(f'{name!r} cannot name a piece of work: use letters, digits, ".", "-" and "_"')
 
+
+# %% ../nbs/lib/82_records.ipynb #runclass1
 @dataclass
 class Run:
     "One run of an entry; without a folder nothing is written"
@@ -193,6 +197,13 @@ class Run:
         if path: write_whole(path, to_json(value, name))
         return value
 
+    def each_arm(
+        self, fn:Callable, # (arm, seed) -> dict
+    ) -> dict: # 'arm-seed' -> its result
+        "A piece of work for every arm and seed, seed by seed"
+        pairs = [(arm, seed) for seed in range(self.cfg.seeds) for arm in self.cfg.arms]
+        return {f'{arm}-{seed}': self.cached(f'{arm}-{seed}', partial(fn, arm, seed)) for arm, seed in pairs}
+
     def record(
         self, experiment:Callable, # (run) -> dict: rows, samples, steps_done, weights, headline and what else the page shows
     ) -> dict: # the record
@@ -204,6 +215,18 @@ class Run:
         if (kb := len(to_json(result))//1000) > RECORD_KB:
             print(f'the record has {kb} KB, more than {RECORD_KB}: thin its curves before it is published')
         return result
+
+# %% ../nbs/lib/82_records.ipynb #collected
+def collected(
+    done:dict, # 'arm-seed' -> dict: rows, and as far as it has them history, samples, steps_done, weights, seconds
+    references:list=(), # rows that belong to no arm
+) -> dict: # rows and history joined, the others by arm and seed, minutes of training: ready for a record
+    "What the pieces of a run hold, together"
+    def have(key): return {k: out[key] for k, out in done.items() if key in out}
+    together = dict(rows=[*references, *(r for rows in have('rows').values() for r in rows)])
+    if curves := have('history'): together['history'] = [r for rows in curves.values() for r in rows]
+    return together | {key: have(key) for key in ('samples', 'steps_done', 'weights')} | dict(
+        training_minutes=sum(have('seconds').values())/60)
 
 # %% ../nbs/lib/82_records.ipynb #b9b735bf
 def begin(

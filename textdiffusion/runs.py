@@ -220,6 +220,12 @@ def _page_of(entry, root):
     mine = read_pins(root).get(entry)
     return f"../{mine['pins'][mine['headline']]}.ipynb" if mine else f'../../nbs/{entry}.ipynb'
 
+def _relinked(value, root):
+    "A text, or an output that is Markdown, with links between entries that lead from where a page stands"
+    if isinstance(value, str): return _LINK.sub(lambda m: f']({_page_of(m[1], root)}', value)
+    text = value.get('data', {}).get('text/markdown')
+    return value | dict(data=value['data'] | {'text/markdown': _relinked(''.join(text), root)}) if text else value
+
 def cleaned_page(
     page:dict, # an executed notebook, as JSON; changed in place
     record:dict, # it was made from
@@ -233,9 +239,9 @@ def cleaned_page(
     for cell in page['cells']:
         cell['metadata'] = {'tags': tags} if (tags := cell['metadata'].get('tags')) else {}
         if cell['cell_type'] == 'markdown':
-            cell['source'] = _LINK.sub(lambda m: f']({_page_of(m[1], root)}', ''.join(cell['source']))
+            cell['source'] = _relinked(''.join(cell['source']), root)
             continue
-        cell['outputs'] = scrub([o for o in cell['outputs'] if o.get('name') != 'stderr'], paths)
+        cell['outputs'] = scrub([_relinked(o, root) for o in cell['outputs'] if o.get('name') != 'stderr'], paths)
         if 'injected-parameters' in cell['metadata'].get('tags', []): cell['id'] = 'injected-parameters'
     return nbformat.writes(nbformat.from_dict(page)) + '\n'
 

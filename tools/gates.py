@@ -275,6 +275,10 @@ def records(root):
 
 SAID = re.compile(r'"{3}(.*?)"{3}', re.S)      # prose in code: what is handed to `say`, captions, ANSWER
 
+def code_lines(cell):
+    "Lines of code of a cell; prose in triple quotes is not counted"
+    return len(SAID.sub('', cell.source).splitlines())
+
 def prose_words(cells):
     "Words of prose in a source: its markdown cells, and the texts in triple quotes of its code"
     return sum(len(c.source.split()) if c.kind == 'markdown' else sum(len(t.split()) for t in SAID.findall(c.source)) for c in cells)
@@ -324,7 +328,7 @@ def sizes(root):
     for nb in notebooks(root):
         limit = LIB_CELL_LINES if nb.in_lib else CELL_LINES
         for c in nb.code:
-            if (n := len(c.source.splitlines())) > limit: yield f'{nb.name}: a code cell of {n} lines, more than {limit}: {c.source.splitlines()[1]}'
+            if (n := code_lines(c)) > limit: yield f'{nb.name}: a code cell of {n} lines, more than {limit}: {c.source.splitlines()[1]}'
         if nb.in_lib or nb.name == 'nbs/index.ipynb': continue
         yield from (f'{nb.name}: {problem}' for problem in entry_limits(nb))
         if page := pages.get(nb.path.stem): yield from (f'{page.relative_to(root).as_posix()}: {problem}' for problem in page_limits(page))
