@@ -34,7 +34,7 @@ readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
 export: $(STAMP)  ## clean the notebooks, then write textdiffusion/ from them
-	$(BIN)/nbdev_clean && $(BIN)/nbdev_export
+	$(BIN)/python tools/clean.py && $(BIN)/nbdev_export
 
 $(STAMP): settings.ini setup.py constraints.txt
 	@python=$$(for p in $(or $(PYTHON),python3 python3.14 python3.13 python3.12 python3.11); do \

@@ -84,10 +84,15 @@ def rebuilt(root, folder):
         run = subprocess.run([Path(sys.executable).parent/command], cwd=folder, env=env, capture_output=True, text=True)
         if run.returncode: raise RuntimeError(f'{command} failed: ' + run.stderr.strip().rpartition('\n')[2])
 
+def content(path):
+    "What a module or a notebook says: its text, or its cells; which kernel it was opened with does not matter"
+    text = path.read_text(encoding='utf-8')
+    return json.loads(text)['cells'] if path.suffix == '.ipynb' else text
+
 def files(root):
-    "Path -> bytes of the notebooks and modules"
-    paths = [p for d, ext in (('nbs', 'ipynb'), (PACKAGE, 'py')) for p in (root/d).rglob(f'*.{ext}') if '.ipynb_checkpoints' not in p.parts]
-    return {p.relative_to(root).as_posix(): p.read_bytes() for p in paths}
+    "Path -> content of the notebooks and modules"
+    found = [p for d, ext in (('nbs', 'ipynb'), (PACKAGE, 'py')) for p in (root/d).rglob(f'*.{ext}')]
+    return {p.relative_to(root).as_posix(): content(p) for p in found if '.ipynb_checkpoints' not in p.parts}
 
 def in_step(root):
     "textdiffusion/ is what the notebooks export, and the notebooks are clean: no outputs, no stray metadata"
