@@ -27,7 +27,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import textdiffusion
-from .checkout import (ENTRY_NAME, Entry, checkout, existing, find_entry, find_root, hold, read_json,
+from .checkout import (ENTRY_NAME, Entry, checkout, entries, existing, find_root, hold, read_json,
                                     settings, write_whole)
 from .presets import is_empty, one_of, settle
 
@@ -263,7 +263,8 @@ def circumstances(
     cfg, corpus, root = run.cfg, run.corpus, find_root()
     versions = dict(python=platform.python_version(), textdiffusion=textdiffusion.__version__)
     versions |= {p: version(p) for p in ('torch', 'transformers', 'safetensors', 'numpy')}
-    return dict(schema=SCHEMA, entry=run.entry, question=find_entry(run.entry, root).question if root else '',
+    entry = entries(root).get(run.entry) if root else None
+    return dict(schema=SCHEMA, entry=run.entry, question=entry.question if entry else '',
         preset=cfg.preset, corpus=corpus.name, corpus_fingerprint=corpus.fingerprint, corpus_info=corpus.info,
         parameters=public_parameters(cfg), seeds=list(range(cfg.seeds)), date=date.today().isoformat(), commit=run.commit,
         versions=versions, device=device_name(), threads=torch.get_num_threads(),
@@ -298,7 +299,7 @@ def read_pins(
     "What is pinned"
     path = root/'journal'/'pinned.json'
     pins = read_json(path) if path.exists() else {}
-    if all({'headline', 'pins'} <= set(v) for v in pins.values()): return pins
+    if isinstance(pins, dict) and all(isinstance(v, dict) and {'headline', 'pins'} <= v.keys() for v in pins.values()): return pins
     raise ValueError('journal/pinned.json should give for each entry a headline and its pins: restore it from the history')
 
 def _record_path(root, name):

@@ -1,0 +1,254 @@
+"""The command with a toy entry in a checkout of its own: publishing, rendering, verifying, refusals, failures, a kill, plain papermill."""
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from textdiffusion import corpora
+from textdiffusion.command import main
+
+BIN = Path(sys.executable).parent
+MODULE = '''
+from textdiffusion.reading import Facts, level
+SIZES = dict(corpus='restaurants', seeds=1, steps=10, lam=.1, arms=['baseline', 'best'], schedule='sqrt')
+PRESETS = {p: SIZES for p in ('smoke', 'cpu', 'long', 'gpu')}
+ARMS = {'baseline': 1, 'best': 2, 'other': 3}
+DRIFT = dict(tol=dict(loss=.01))
+ANSWER = 'The loss is {{loss}}.'
+def facts(record): return Facts(loss=level(record['rows'], 'loss', arm='best'))
+'''
+TITLE = '# A toy\n> Does it run?\n- date: 2026-11-21'
+PARAMETERS = '\n'.join(f'{k} = {v}' for k, v in dict(preset="'auto'", corpus="''", seeds=None, steps=None, lam=None, arms="''", schedule="''",
+                                                     data_dir="''").items())
+BEGIN = '''
+import os, sys, time
+from types import SimpleNamespace
+from toylib.toy import ARMS, PRESETS
+from textdiffusion.records import attempts, begin
+run = begin('01_toy', PRESETS, choices={'arms': ARMS}, preset=preset, corpus=corpus, seeds=seeds, steps=steps, lam=lam, arms=arms,
+            schedule=schedule, data_dir=data_dir)
+run.__dict__['corpus'] = SimpleNamespace(name=run.cfg.corpus, fingerprint='f1e2', info=dict(source='oracle'))'''
+WORK = '''
+def experiment(run):
+    run.announce(10, 1)
+    print('data in', run.cfg.data_dir, 'notebook in', os.getcwd())
+    print('a', 'warning', file=sys.stderr)
+    one = run.cached('one', lambda: dict(pid=os.getpid(), loss=1/3))
+    folder = run.folder_of('two')
+    if os.environ.get('TOY') == 'sleep' and attempts(run) == 1: time.sleep(600)
+    if os.environ.get('TOY') == 'die': os._exit(1)
+    if os.environ.get('TOY') == 'raise': raise RuntimeError('out of luck')
+    two = run.cached('two', lambda: dict(pid=os.getpid(), loss=2/3))
+    return dict(rows=[dict(arm='best', seed=0, loss=two['loss'])], samples=[run.cfg.data_dir], steps_done=10, weights={'one': 'a1'},
+                headline=dict(name='loss', value=two['loss']), pids=[one['pid'], two['pid']])
+record = run.record(experiment)'''
+SHOW = "print('loss', record['rows'][0]['loss'])"
+
+def code(i, source, *tags):
+    "A code cell"
+    return dict(cell_type='code', id=i, source=source.strip(), outputs=[], execution_count=None, metadata=dict(tags=list(tags)) if tags else {})
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    "A checkout with one toy entry, and a corpus that loads at once"
+    root = tmp_path/'toy'
+    for folder in ('nbs', 'toylib', 'journal'): (root/folder).mkdir(parents=True)
+    (root/'settings.ini').write_text('[DEFAULT]\nlib_name = textdiffusion\nlib_path = toylib\n')
+    (root/'toylib/toy.py').write_text(MODULE)
+    (root/'journal/claims.json').write_text('[]')
+    cells = [dict(cell_type='markdown', id='title', metadata={}, source=TITLE), code('knobs', PARAMETERS, 'parameters'),
+             code('begin', BEGIN), code('work', WORK), code('show', SHOW)]
+    kernelspec = dict(name='python3', display_name='python3', language='python')
+    (root/'nbs/01_toy.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernelspec), nbformat=4, nbformat_minor=5)))
+    monkeypatch.setattr(corpora, 'load_corpus', lambda name, **_: SimpleNamespace(name=name, fingerprint='f1e2'))
+    monkeypatch.setattr(sys, 'path', list(sys.path))
+    for name in ('IN_TEST', 'TOY', 'TEXTDIFFUSION_RUN', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RECORD'): monkeypatch.delenv(name, raising=False)
+    yield root
+    for name in ('toylib', 'toylib.toy'): sys.modules.pop(name, None)
+
+def tree(root): return {p.relative_to(root).as_posix() for p in root.rglob('*') if '__pycache__' not in p.parts}
+
+def published(root): return sorted((root/'journal/01_toy').glob('*.json'), key=lambda p: (len(p.stem), p.stem))
+
+RUN = ['run', '1', '--preset', 'cpu']
+
+# a run that ends well --------------------------------------------------------------------------------------------------
+
+def test_run_publishes_record_and_page_and_never_overwrites(root, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(root/'nbs')
+    (tmp_path/'my data').mkdir()
+    command = ['run', '01_toy', '--preset', 'cpu', '--data-dir', '../../my data', '-p', 'lam', '1', '-p', 'arms', 'other,best']
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert 'preset cpu · corpus restaurants (source: oracle)' in said and 'Published journal/01_toy/' in said
+    assert 'data in' in said and not (root/'journal/README.md').exists()           # tracked files are left alone
+    (first,) = published(root)
+    before = first.read_bytes() + first.with_suffix('.ipynb').read_bytes()
+    assert main(command) == 0 and first.read_bytes() + first.with_suffix('.ipynb').read_bytes() == before
+    assert [p.stem for p in published(root)] == [first.stem, first.stem + '-2']
+
+    rec, nb, text = json.loads(first.read_text()), json.loads(first.with_suffix('.ipynb').read_text()), before.decode()
+    assert rec['parameters'] == dict(preset='cpu', corpus='restaurants', seeds=1, steps=10, lam=1., arms=['other', 'best'], schedule='sqrt')
+    assert rec['attempts'] == 1 and rec['question'] == 'Does it run?' and rec['rows'][0]['loss'] == .6667
+    assert str(root) not in text and str(tmp_path) not in text and 'a warning' not in text
+    assert [c['id'] for c in nb['cells']] == ['title', 'knobs', 'injected-parameters', 'begin', 'work', 'show']
+    assert 'loss 0.6667' in str(nb['cells'][5]['outputs']) and not nb['cells'][4]['outputs'] and 'other' in ''.join(nb['cells'][2]['source'])
+
+    folders = sorted((root/'.runs').iterdir())
+    assert len(folders) == 2 and not (folders[0]/'checkpoints').exists() and (folders[0]/'cached/two.json').exists()
+    assert 'a warning' in (folders[0]/'log.txt').read_text()
+
+    assert main(['list']) == main(['log']) == main(['pin', first.stem]) == 0
+    said = capsys.readouterr().out
+    assert '(records: 2)' in said and 'loss: 0.6667' in said and f'Pinned 01_toy/{first.stem}' in said
+    assert 'The loss is 0.67.' in (root/'journal/README.md').read_text() and (root/'journal/CLAIMS.md').exists()
+
+def test_render_gives_the_same_page_and_verify_finds_what_drifted(root, capsys):
+    assert main(RUN, root) == 0
+    (path,) = published(root)
+    page = path.with_suffix('.ipynb').read_bytes()
+    assert main(['pin', path.stem], root) == main(['render', '--pinned'], root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
+    path.with_suffix('.ipynb').unlink()
+    assert main(['render', path.name], root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
+    assert main(['verify', '1', '--preset', 'cpu'], root) == 0 and '01_toy: matched' in capsys.readouterr().out
+    assert main(['verify', '--preset', 'long'], root) == 0 and '01_toy: ran' in capsys.readouterr().out
+    path.write_text(path.read_text().replace('0.6667', '0.7'))
+    assert main(['verify', '1', '--preset', 'cpu'], root) == 1
+    said = capsys.readouterr().out
+    assert '01_toy: drifted' in said and "'pinned': 0.7" in said and not list(root.glob('.runs/verify-*'))
+
+def test_a_smoke_run_is_not_published(root, capsys):
+    before = tree(root/'journal')
+    assert main(['run', 'toy', '--preset', 'smoke'], root) == 0 and 'not published' in capsys.readouterr().out
+    assert tree(root/'journal') == before and len(list(root.glob('.runs/*/page.ipynb'))) == 1
+
+# refusals --------------------------------------------------------------------------------------------------------------
+
+REFUSED = [
+    ('run 1 -p lamda 0.1', "'lamda' lam preset corpus data_dir"), ('run 1 --preset tiny', 'preset tiny smoke cpu long gpu'),
+    ('run 1 --corpus wiki', 'corpus wiki e2e'), ('run 1 -p schedule cubic', 'schedule cubic cosine'),
+    ('run 1 -p arms bets', 'arms bets baseline best other'), ('run 1 -p lam -0.1', 'lam -0.1'), ('run 1 -p steps 0', 'steps whole'),
+    ('run 1 -p seeds [0,1]', 'seeds [0,1]'), ('run 1 --data-dir nowhere', 'data_dir nowhere'), ('run 1 -p steps 5 -p steps 6', 'steps twice'),
+    ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'), ('render nothing', 'nothing log'),
+    ('verify 2', "entry '2' 01_toy"), ('verify 1 --preset tiny', 'preset tiny')]
+
+@pytest.mark.parametrize('args, words', REFUSED)
+def test_what_is_refused_leaves_one_sentence_and_nothing_else(root, capsys, args, words):
+    before = tree(root)
+    assert main(args.split(), root) == 2
+    said = capsys.readouterr()
+    assert said.out == '' and said.err.count('\n') == 1 and all(w in said.err for w in words.split()), said.err
+    assert tree(root) - {'.runs'} == before
+
+def test_a_damaged_pin_is_refused_before_anything_runs(root, capsys):
+    pins = {'01_toy': dict(headline='cpu restaurants', pins={'cpu restaurants': '01_toy/gone'})}
+    (root/'journal/pinned.json').write_text(json.dumps(pins))
+    assert main(RUN, root) == 2 and 'gone' in capsys.readouterr().err and not (root/'.runs').exists()
+
+WRONG = [(['--corpus', 'wiki'], ['wiki', 'restaurants-large'], 10), (['--corpus', 'e2e', '--data-dir', '.'], ['trainset.csv'], 20)]
+
+@pytest.mark.parametrize('args, words, limit', WRONG)
+def test_the_installed_command_refuses_in_time(root, args, words, limit):
+    before, start = tree(root), time.monotonic()
+    done = subprocess.run([BIN/'textdiffusion', 'run', '01_toy', '--preset', 'cpu', *args], cwd=root, capture_output=True, text=True)
+    assert time.monotonic() - start < limit and done.returncode == 2 and done.stdout == ''
+    assert done.stderr.count('\n') == 1 and all(w in done.stderr for w in words), done.stderr
+    assert tree(root) == before
+
+def test_bad_usage_is_one_sentence(capsys):
+    with pytest.raises(SystemExit) as e: main(['run'])
+    assert e.value.code == 2 and capsys.readouterr().err.count('\n') == 1
+
+def test_a_reader_that_goes_away_and_a_poor_console(root):
+    for command in ('textdiffusion list | head -1', 'PYTHONIOENCODING=ascii textdiffusion list', 'textdiffusion --version', 'textdiffusion'):
+        env = dict(os.environ, PATH=f'{BIN}:{os.environ["PATH"]}')
+        done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}'], cwd=root, capture_output=True, text=True, env=env)
+        assert done.returncode == 0 and done.stderr == '' and done.stdout, (command, done)
+
+# runs that stop --------------------------------------------------------------------------------------------------------
+
+def test_a_failing_cell_keeps_what_there_is_and_the_same_command_goes_on(root, monkeypatch, capsys):
+    monkeypatch.setenv('TOY', 'raise')
+    assert main(RUN, root) == 1
+    said = capsys.readouterr().err
+    (folder,) = (root/'.runs').iterdir()
+    assert said.splitlines()[0] == 'a warning' and len(said.splitlines()) == 2          # what the cell wrote, and one sentence
+    assert 'RuntimeError: out of luck' in said and f'.runs/{folder.name}/partial.ipynb' in said
+    assert 'out of luck' in (folder/'partial.ipynb').read_text() and not (root/'journal/01_toy').exists()
+    monkeypatch.delenv('TOY')
+    assert main(RUN, root) == 0
+    (path,) = published(root)
+    pids = json.loads(path.read_text())['pids']
+    assert pids[0] != pids[1] and json.loads(path.read_text())['attempts'] == 2        # the first piece is from the first attempt
+
+def test_a_kernel_that_dies_is_a_run_that_stopped(root, monkeypatch, capsys):
+    monkeypatch.setenv('TOY', 'die')
+    assert main(RUN, root) == 1 and 'Kernel died' in capsys.readouterr().err
+    assert len(list(root.glob('.runs/*/partial.ipynb'))) == 1
+
+def test_kill_and_resume(root, capsys):
+    "kill -9 in the middle; while it runs a second command is refused, afterwards the same command goes on"
+    code = ('from types import SimpleNamespace as S; from textdiffusion import corpora, command; '
+            f'corpora.load_corpus = lambda name, **_: S(name=name, fingerprint="f1e2"); command.main({RUN!r})')
+    quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    p = subprocess.Popen([sys.executable, '-c', code], cwd=root, env=dict(os.environ, TOY='sleep'), start_new_session=True, **quiet)
+    end = time.monotonic() + 60
+    while not list(root.glob('.runs/*/checkpoints/two')):
+        assert p.poll() is None and time.monotonic() < end
+        time.sleep(.1)
+    assert main(RUN, root) == 2 and 'another process is working' in capsys.readouterr().err
+    os.killpg(p.pid, signal.SIGKILL)
+    p.wait()
+    assert len(list(root.glob('.runs/*/cached/one.json'))) == 1 and not (root/'journal/01_toy').exists()
+    assert main(RUN, root) == 0 and 'earlier attempt' in capsys.readouterr().out
+    (path,) = published(root)
+    rec = json.loads(path.read_text())
+    assert rec['attempts'] == 2 and rec['pids'][0] != rec['pids'][1] and len(list((root/'.runs').iterdir())) == 1
+
+def test_a_kill_while_publishing_is_taken_up_under_the_same_name(root, monkeypatch, capsys):
+    from textdiffusion import runs
+    def killed(*_, **__): raise KeyboardInterrupt
+    with monkeypatch.context() as m:
+        m.setattr(runs, 'render', killed)
+        assert main(RUN, root) == 130
+    (path,) = published(root)
+    assert not path.with_suffix('.ipynb').exists()
+    assert main(RUN, root) == 0 and published(root) == [path] and path.with_suffix('.ipynb').exists()
+    assert json.loads(path.read_text())['attempts'] == 1              # nothing was trained again
+
+def test_a_run_without_a_record_is_not_published(root, capsys):
+    nb = json.loads((root/'nbs/01_toy.ipynb').read_text())
+    (root/'nbs/01_toy.ipynb').write_text(json.dumps(nb | dict(cells=nb['cells'][:3])))
+    assert main(RUN, root) == 1 and 'record' in capsys.readouterr().err and not (root/'journal/01_toy').exists()
+
+# plain papermill -------------------------------------------------------------------------------------------------------
+
+def papermill(root, out, *args):
+    "Plain papermill on the toy entry"
+    return subprocess.run([BIN/'papermill', 'nbs/01_toy.ipynb', out, *args, '--no-progress-bar'], cwd=root, capture_output=True, text=True,
+                          env=dict(os.environ, PYTHONPATH=f"{root}:{os.environ.get('PYTHONPATH', '')}"))
+
+def test_plain_papermill_writes_its_output_and_nothing_else(root, tmp_path):
+    before = tree(root)
+    done = papermill(root, tmp_path/'out.ipynb', '-p', 'preset', 'cpu')
+    assert done.returncode == 0, done.stderr
+    assert tree(root) == before and 'preset cpu' in (tmp_path/'out.ipynb').read_text()
+
+def test_plain_papermill_fails_at_the_cell_that_begins(root, tmp_path):
+    done = papermill(root, tmp_path/'out.ipynb', '-p', 'steps', '0')
+    nb = json.loads((tmp_path/'out.ipynb').read_text())
+    (failed,) = [c for c in nb['cells'] if any(o['output_type'] == 'error' for o in c.get('outputs', []))]
+    assert done.returncode == 1 and failed['id'] == 'begin' and 'steps must be a whole number' in done.stderr
+
+def test_a_module_of_another_checkout_is_refused(root, tmp_path, capsys):
+    assert main([*RUN, '-p', 'arms', 'bets'], root) == 2            # imports toylib from here
+    other = shutil.copytree(root, tmp_path/'other')
+    before = tree(other)
+    assert main(RUN, other) == 2 and 'another checkout' in capsys.readouterr().err and tree(other) == before
