@@ -74,13 +74,17 @@ def scaled(by): return lambda model, ids: {k: v*by for k, v in plain(model, ids)
 wide = partial(GaussianDenoiser, GaussianConfig(vocab_size=11, emb_dim=8, d_model=64, n_layers=2, n_heads=2, self_condition=True))
 
 @pytest.mark.parametrize('how, said', [
-    (dict(optimizer=partial(adamw, lr=2e-4)), 'lr was 0.0001 and is now 0.0002'), (dict(optimizer=partial(adamw, betas=(.5, .9))), 'betas'),
+    (dict(optimizer=partial(adamw, lr=2e-4)), 'lr was 0.0001 and is now 0.0002'),
+    (dict(optimizer=partial(adamw, betas=(.5, .9))), 'betas'),
     (dict(optimizer=muon_adamw), 'optimizers'), (dict(loss_fn=scaled(3.)), 'loss.closure.by was 2.0 and is now 3.0'),
     (dict(loss_fn=noisy), 'loss was'), (dict(batches=lambda step: batches(step + 1)), 'data differs'),
-    (dict(batches=lambda step: batches(step)[:6]), 'data differs'), (dict(clip=.5), 'clip was 1.0 and is now 0.5'), (dict(clip=None), 'clip'),
+    (dict(batches=lambda step: batches(step)[:6]), 'data differs'),
+    (dict(clip=.5), 'clip was 1.0 and is now 0.5'), (dict(clip=None), 'clip'),
     (dict(ema=.5), 'ema'), (dict(seed=1), 'seed was 0 and is now 1'), (dict(every=2), 'every was 4 and is now 2'),
-    (dict(rate=lambda step, steps: 1.), 'rate was'), (dict(accumulate=2), 'parts'), (dict(autocast=torch.bfloat16), 'precision'),
-    (dict(evaluate=lambda m: 1.), 'evaluate was null'), (dict(model=wide()), 'model.config.d_model was 32 and is now 64'),
+    (dict(rate=lambda step, steps: 1.), 'rate was'), (dict(accumulate=2), 'parts'),
+    (dict(autocast=torch.bfloat16), 'precision'),
+    (dict(evaluate=lambda m: 1.), 'evaluate was null'),
+    (dict(model=wide()), 'model.config.d_model was 32 and is now 64'),
     (dict(steps=24), 'steps was 12 and is now 24')])
 def test_another_plan_is_refused(how, said, tmp_path):
     "What differs is named in one sentence, and the finished run stays as it is"
@@ -91,7 +95,7 @@ def test_another_plan_is_refused(how, said, tmp_path):
     assert train(**usual).weights_hash() == first.weights_hash()
 
 def test_a_longer_plan_goes_on(tmp_path):
-    "The rates of the first chapter are those of its plan, those of the second of the longer plan; a kill in between changes nothing"
+    "The rates of the first chapter are those of its plan, then those of the longer one; a kill changes nothing"
     chapters = train(noisy, steps=24, rate=lambda step, steps: linear_decay(step, 12 if step < 12 else 24))
     def killed(step):
         if step == 18: raise KeyboardInterrupt
@@ -102,7 +106,7 @@ def test_a_longer_plan_goes_on(tmp_path):
     assert longer.weights_hash() == chapters.weights_hash() != train(noisy, steps=24).weights_hash()
     assert longer.history == chapters.history and longer.steps_planned == longer.steps_done == 24
     assert train(noisy, steps=24, folder=tmp_path, extend=True).weights_hash() == longer.weights_hash()
-    with pytest.raises(ValueError, match='extended'): train(noisy, steps=24, folder=tmp_path)               # not a run of 24 steps
+    with pytest.raises(ValueError, match='extended'): train(noisy, steps=24, folder=tmp_path)   # not a run of 24
     with pytest.raises(ValueError, match='steps was 24 and is now 12'): train(noisy, folder=tmp_path, extend=True)
     with pytest.raises(ValueError, match='seed'): train(noisy, steps=36, seed=1, folder=tmp_path, extend=True)
 
@@ -128,23 +132,27 @@ def test_a_gradient_that_is_not_finite_stops_before_the_update(dtype, tmp_path):
     model = small()
     with pytest.raises(FloatingPointError, match='step 9: the gradient is not finite in table.weight'):
         train(rooted, model=model, folder=tmp_path, autocast=dtype)
-    assert all(p.isfinite().all() for p in model.parameters()) and [p.name for p in tmp_path.iterdir()] == ['step-00000008']
+    assert all(p.isfinite().all() for p in model.parameters())
+    assert [p.name for p in tmp_path.iterdir()] == ['step-00000008']
 
 def test_weights_that_overflow_are_not_kept(tmp_path):
     leap = lambda m: [torch.optim.SGD(m.parameters(), lr=3e38)]
     with pytest.raises(FloatingPointError, match='step 0: the weights are not finite'):
-        fit(nn.Linear(2, 1), lambda m, x: dict(loss=m(x).sum() * 100), lambda s: torch.ones(1, 2), 9, optimizer=leap, clip=None,
-            every=1, folder=tmp_path)
+        fit(nn.Linear(2, 1), lambda m, x: dict(loss=m(x).sum() * 100), lambda s: torch.ones(1, 2), 9, optimizer=leap,
+            clip=None, every=1, folder=tmp_path)
     assert not list(tmp_path.iterdir())
 
 @pytest.mark.parametrize('value', [math.nan, math.inf, -math.inf])
 def test_an_evaluation_that_is_not_finite_stops(value):
-    with pytest.raises(FloatingPointError, match='step 3: evaluate must return a finite number'): train(plain, evaluate=lambda m: value)
+    with pytest.raises(FloatingPointError, match='step 3: evaluate must return a finite number'):
+        train(plain, evaluate=lambda m: value)
 
-@pytest.mark.parametrize('bad', [dict(ema=math.nan), dict(ema=1.5), dict(ema=-1), dict(clip=-1.), dict(clip=0), dict(clip=math.nan), dict(seed=.5),
+@pytest.mark.parametrize('bad', [
+    dict(ema=math.nan), dict(ema=1.5), dict(ema=-1), dict(clip=-1.), dict(clip=0), dict(clip=math.nan), dict(seed=.5),
     dict(patience=-1, evaluate=lambda m: 1.), dict(patience=0, evaluate=lambda m: 1.), dict(steps=0), dict(steps=True), dict(every=0),
     dict(save_every=6), dict(optimizer=partial(adamw, lr=math.inf)), dict(optimizer=partial(adamw, lr=math.nan)),
-    dict(optimizer=partial(adamw, betas=(math.nan, .9))), dict(optimizer=partial(adamw, lr=-1.)), dict(rate=lambda step, steps: math.nan),
+    dict(optimizer=partial(adamw, betas=(math.nan, .9))), dict(optimizer=partial(adamw, lr=-1.)),
+    dict(rate=lambda step, steps: math.nan),
     dict(optimizer=lambda m: adamw(small())), dict(optimizer=lambda m: adamw(m)[0]), dict(optimizer=lambda m: [])])
 def test_what_makes_no_sense_is_refused_before_training(bad):
     model = small()
@@ -208,22 +216,25 @@ def test_micro_batches_train_as_one():
 @pytest.fixture
 def same_draws(monkeypatch):
     "Noise that is the same in every row, so that a cut changes no draw"
-    monkeypatch.setattr(torch, 'randn_like', lambda x: torch.linspace(-1, 1, x[0].numel(), dtype=x.dtype).view(x[0].shape).expand_as(x))
+    row = lambda x: torch.linspace(-1, 1, x.numel(), dtype=x.dtype).view(x.shape)
+    monkeypatch.setattr(torch, 'randn_like', lambda x: row(x[0]).expand_as(x))
 
-def words(ids): return (ids % 3 == 0) | (ids.sum(1, keepdim=True) % 2 == 0)               # whole rows without a mask, too
+def words(ids): return (ids % 3 == 0) | (ids.sum(1, keepdim=True) % 2 == 0)  # some rows have no mask
 def half(n, device): return torch.full((n,), .5, device=device)
 def ones(n, device): return torch.ones(n, device=device)
 def masked(): return MaskedDenoiser(MaskedConfig(vocab_size=11, d_model=32, n_layers=1, n_heads=2))
 
-@pytest.mark.parametrize('make, loss_fn', [(masked, masked_ce(11, draw_t=ones, keep=words)), (masked, masked_bound(11, draw_t=ones, keep=words)),
-                                           (small, diffusion_lm(draw_t=half)), (small, pooled)])
+@pytest.mark.parametrize('make, loss_fn', [
+    (masked, masked_ce(11, draw_t=ones, keep=words)), (masked, masked_bound(11, draw_t=ones, keep=words)),
+    (small, diffusion_lm(draw_t=half)), (small, pooled)])
 def test_the_gradient_is_that_of_the_whole_batch(make, loss_fn, same_draws):
     torch.manual_seed(0)
     model, found = make().double(), {}
     for parts in (1, 2, 4):
         kept = torch.optim.SGD(model.parameters(), lr=0.)
         grads = []
-        kept.register_step_pre_hook(lambda opt, *_: grads.extend(p.grad.clone() for p in opt.param_groups[0]['params'] if p.grad is not None))
+        seen = lambda opt, *_: grads.extend(p.grad.clone() for p in opt.param_groups[0]['params'] if p.grad is not None)
+        kept.register_step_pre_hook(seen)
         out = train_step(model, loss_fn, batches(0), [kept], None, accumulate=parts)
         found[parts] = torch.cat([g.flatten() for g in grads]), out['loss']
     for grad, loss in found.values():
@@ -282,7 +293,8 @@ def process(folder):
     again = train(noisy, folder=folder/'checkpoint', accelerator=accelerator)
     score = iter([3., 1., 2.] if accelerator.is_main_process else [3., 2., 1.])            # alone they would stop at different rows
     stopped = train(noisy, evaluate=lambda m: next(score), patience=1, accelerator=accelerator)
-    facts = dict(exact=summary(exact), drawn=summary(drawn), again=summary(again), stopped=summary(stopped), weighed=summary(weighed), rows=rows, times=times)
+    facts = dict(exact=summary(exact), drawn=summary(drawn), again=summary(again), stopped=summary(stopped),
+                 weighed=summary(weighed), rows=rows, times=times)
     (folder/f'{accelerator.process_index}.json').write_text(json.dumps(facts), encoding='utf-8')
     if accelerator.is_main_process:
         exact.model.save_pretrained(folder/'exact')

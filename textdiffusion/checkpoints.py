@@ -56,7 +56,7 @@ def save_checkpoint(
     hidden.mkdir(parents=True)
     for name, m in models.items():
         if m is None: continue
-        apart = {k: v.clone(memory_format=torch.contiguous_format) for k, v in m.state_dict().items()}  # tied weights, too
+        apart = {k: v.clone(memory_format=torch.contiguous_format) for k, v in m.state_dict().items()}  # also tied ones
         save_file(apart, hidden/f'{name}.safetensors')
     save_file(optimizer_tensors(opts), hidden/'optimizers.safetensors')
     facts = dict(facts, step=step)

@@ -116,13 +116,13 @@ def _object(x, tell):
     if hasattr(x, '__wrapped__'): return tell(inspect.unwrap(x))
     if hasattr(x, '__qualname__'): return _name(x)                              # a function of C
     if not (_own(type(x).__module__) or isinstance(x, types.SimpleNamespace)): return _name(type(x))
-    return dict(name=_name(type(x)), kind=_short(tell(type(x))), **_attributes(x, tell))
+    return dict(name=_name(type(x)), kind=_short(tell(type(x))), attributes=_attributes(x, tell))
 
 # %% ../nbs/lib/38_plans.ipynb #plan0013
 _KINDS = {
     Tensor: lambda x, tell: _tensor(x), nn.Module: _module, type: _class, types.FunctionType: _function, dict: _mapping,
     types.ModuleType: lambda x, tell: x.__name__,
-    functools.partial: lambda p, tell: dict(name='partial', of=tell(p.func), args=tell(p.args), kwargs=tell(p.keywords)),
+    functools.partial: lambda x, tell: dict(of=tell(x.func), args=tell(x.args), keywords=tell(x.keywords)),
     types.MethodType: lambda x, tell: dict(name=_name(x), of=tell(x.__self__), function=tell(x.__func__)),
     (list, tuple): lambda x, tell: [tell(v) for v in x],
     (set, frozenset): lambda x, tell: sorted((tell(v) for v in x), key=json.dumps),

@@ -109,7 +109,9 @@ def cut(
     parts:int,  # how many; must divide B
 ) -> tuple[Tensor, ...]: # (B/parts,L) each, in order
     "Equal parts of a batch"
-    if len(ids) % parts: raise ValueError(f'a batch of {len(ids)} rows cannot be cut into {parts} equal parts; choose another batch size, accumulate or number of processes')
+    if len(ids) % parts:
+        raise ValueError(f'a batch of {len(ids)} rows cannot be cut into {parts} equal parts; '
+                         'choose another batch size, accumulate or number of processes')
     return ids.chunk(parts)
 
 # %% ../nbs/lib/40_training.ipynb #f4d5a55d
@@ -186,7 +188,7 @@ class Fit:
         for k, v in sorted(self.ema.state_dict().items()): h.update(k.encode()); h.update(_raw(v))
         return h.hexdigest()[:16]
 
-# %% ../nbs/lib/40_training.ipynb #7f7888dc
+# %% ../nbs/lib/40_training.ipynb #5cf8c5c5
 def _weights(out, rows, process):
     "What a part's loss is a mean over, and the sum of that over all processes"
     weight = out.pop('weight', rows)
@@ -216,7 +218,7 @@ def _check_finite(model, terms, norm, may_skip):
     raise FloatingPointError(f'the gradient is not finite in {where}{more}, beside a finite loss: {said}; the weights '
                              'were left as they are; look for a root, a logarithm or a division at 0 in the loss')
 
-# %% ../nbs/lib/40_training.ipynb #fa77bc83
+# %% ../nbs/lib/40_training.ipynb #6811da4b
 def train_step(
     model:nn.Module,       # in train mode
     loss_fn:Callable,      # (model, ids) -> {'loss': scalar, 'weight': what it is a mean over, …}
@@ -299,7 +301,7 @@ def _check_accelerator(accelerator, autocast, accumulate):
         raise ValueError('the accelerator must keep whole weights in every process (one device, or data parallel), '
                          f'got {accelerator.distributed_type}')
 
-# %% ../nbs/lib/40_training.ipynb #f498ff81
+# %% ../nbs/lib/40_training.ipynb #b0c47048
 def check_optimizers(
     opts:list,       # what `optimizer(model)` returned
     model:nn.Module, # what trains
@@ -346,16 +348,17 @@ def fit(
     process = accelerator or OneProcess(next(model.parameters()).device, autocast, accumulate)
     opts, parts = optimizer(model), [process.num_processes, process.gradient_accumulation_steps]
     check_optimizers(opts, model)
-    plan = plan_of(model, opts, batches(0), loss=loss_fn, rate=rate, evaluate=evaluate, patience=patience, clip=clip, ema=ema,
-                   seed=seed, every=every, steps=steps, precision=process.mixed_precision, parts=parts, extended=[]) if folder else None
+    told = dict(loss=loss_fn, rate=rate, evaluate=evaluate, patience=patience, clip=clip, ema=ema, seed=seed, every=every,
+                steps=steps, precision=process.mixed_precision, parts=parts, extended=[])
+    plan = plan_of(model, opts, batches(0), **told) if folder else None
     loss, scaler = prepare(model, loss_fn, process)
     models = dict(model=model, ema=(avg := _average_of(model)), best=(best := copy.deepcopy(avg) if evaluate else None))
     state = dict(step=0, history=[], seconds=0., best=math.inf, bad=0, plan=plan)
     if (found := last_checkpoint(folder)): state = resume(found, models, opts, plan, scaler, extend)
     rates = [(g, g['lr']) for o in opts for g in o.param_groups]
     outs, begun = [], time.perf_counter() - state['seconds']
-    bar = tqdm(total=steps, initial=state['step'], desc=name, mininterval=.5 if sys.stderr.isatty() else 20, file=sys.stderr,
-               disable=not process.is_main_process)
+    bar = tqdm(total=steps, initial=state['step'], desc=name, mininterval=.5 if sys.stderr.isatty() else 20,
+               file=sys.stderr, disable=not process.is_main_process)
     model.train().zero_grad()
     for step in range(state['step'], steps):
         if patience and state['bad'] >= patience: break
@@ -412,7 +415,7 @@ def resume(
     scaler.load_state_dict(facts['scaler'])
     return dict(facts, plan=plan)
 
-# %% ../nbs/lib/40_training.ipynb #b2d34875
+# %% ../nbs/lib/40_training.ipynb #a4d216a3
 def finish_row(
     state:dict,              # step, history, best, bad; changed in place
     step:int,                # steps done
@@ -456,5 +459,7 @@ def pretrain_stand_in(
 ) -> tuple[nn.Module, dict]: # the averaged weights, in eval mode; what a record must say about them
     "A small model in the place of a pretrained one, trained here because no weights were given"
     fitted = fit(model, loss_fn, batches, steps, **how)
-    return fitted.ema, dict(stands_for=stands_for, task=task, parameters=sum(p.numel() for p in model.parameters()), steps=fitted.steps_done, loss=fitted.history[-1]['loss'],
-        seconds=round(fitted.seconds, 1), weights=fitted.weights_hash(), note='no weights were given: a small stand-in, pretrained on this corpus alone')
+    numbers = dict(parameters=sum(p.numel() for p in model.parameters()), steps=fitted.steps_done, loss=fitted.history[-1]['loss'],
+                   seconds=round(fitted.seconds, 1), weights=fitted.weights_hash())
+    note = 'no weights were given: a small stand-in, pretrained on this corpus alone'
+    return fitted.ema, dict(stands_for=stands_for, task=task, **numbers, note=note)
