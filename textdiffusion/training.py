@@ -4,13 +4,11 @@
 
 # %% auto #0
 __all__ = ['PRECISIONS', 'muon_adamw', 'adamw', 'linear_decay', 'ema_update', 'reseed', 'log_row', 'cut', 'OneProcess', 'Loss',
-           'prepare', 'Fit', 'train_step', 'check_plan', 'check_optimizers', 'fit', 'resume', 'finish_row',
-           'pretrain_stand_in']
+           'prepare', 'Fit', 'train_step', 'check_plan', 'check_optimizers', 'fit', 'pretrain_stand_in']
 
 # %% ../nbs/lib/40_training.ipynb #35eba239
 import copy
 import hashlib
-import json
 import math
 import sys
 import time
@@ -319,68 +317,6 @@ def check_optimizers(
                 if value is not None and not 0 <= value < top:
                     raise ValueError(f'{key} of {kind} must be in [0, {top}), got {value!r}')
 
-# %% ../nbs/lib/40_training.ipynb #8332ad42
-def fit(
-    model:nn.Module,            # trained in place
-    loss_fn:Callable,           # (model, ids) -> {'loss': scalar, 'weight': scalar, 't': (B,), term: (B,) or scalar}
-    batches:Callable,           # (step) -> ids (B,L), a pure function of the step
-    steps:int,                  # planned and, without early stopping, done
-    *,
-    optimizer:Callable=muon_adamw, # (model) -> list of optimisers
-    rate:Callable=linear_decay, # (step, steps) -> multiplier of the learning rates
-    clip:float|None=1.,         # gradient norm limit
-    ema:float=.999,             # decay of the averaged weights; 0 = no averaging
-    seed:int=0,                 # of every draw inside the loss
-    every:int=50,               # steps per row of history
-    evaluate:Callable|None=None, # (averaged model) -> float, lower is better, at every row
-    patience:int|None=None,     # stop after so many rows without a better evaluation
-    folder:str|Path|None=None,  # checkpoints go here; a run of the same plan found there is resumed
-    save_every:int|None=None,   # steps per checkpoint, a multiple of `every`; None = the first one from 200 on
-    extend:bool=False,          # a run of fewer steps found there goes on to `steps`
-    name:str='fit',             # shown in the progress bar
-    autocast:torch.dtype|None=None, # precision of the loss: torch.bfloat16 or torch.float16; None = full
-    accumulate:int=1,           # equal micro-batches per step
-    accelerator=None,           # an accelerate.Accelerator, for several GPUs and for trackers
-) -> Fit:                       # model, averaged model, history
-    "Train `model` for `steps` steps; killed and called again with the same arguments, it ends with the same weights"
-    check_plan(steps, every, save_every, patience, evaluate, autocast, accumulate, accelerator, clip, ema, seed)
-    save_every = save_every or every * math.ceil(200/every)
-    process = accelerator or OneProcess(next(model.parameters()).device, autocast, accumulate)
-    opts, parts = optimizer(model), [process.num_processes, process.gradient_accumulation_steps]
-    check_optimizers(opts, model)
-    told = dict(loss=loss_fn, rate=rate, evaluate=evaluate, patience=patience, clip=clip, ema=ema, seed=seed, every=every,
-                steps=steps, precision=process.mixed_precision, parts=parts, extended=[])
-    plan = plan_of(model, opts, batches(0), **told) if folder else None
-    loss, scaler = prepare(model, loss_fn, process)
-    models = dict(model=model, ema=(avg := _average_of(model)), best=(best := copy.deepcopy(avg) if evaluate else None))
-    state = dict(step=0, history=[], seconds=0., best=math.inf, bad=0, plan=plan)
-    if (found := last_checkpoint(folder)): state = resume(found, models, opts, plan, scaler, extend)
-    rates = [(g, g['lr']) for o in opts for g in o.param_groups]
-    outs, begun = [], time.perf_counter() - state['seconds']
-    bar = tqdm(total=steps, initial=state['step'], desc=name, mininterval=.5 if sys.stderr.isatty() else 20,
-               file=sys.stderr, disable=not process.is_main_process)
-    model.train().zero_grad()
-    for step in range(state['step'], steps):
-        if patience and state['bad'] >= patience: break
-        _rates(rates, rate(step, steps))
-        ids = cut(batches(step).to(process.device), process.num_processes)[process.process_index]
-        reseed(seed, step, process.process_index)
-        row = (step+1) % every == 0 or step+1 == steps
-        try:
-            outs.append(train_step(model, loss, ids, opts, clip, parts[1], scaler, process))
-            ema_update(avg, model, step, ema)
-            if row: finish_row(state, step+1, outs, model, avg, best, evaluate, process)
-        except FloatingPointError as e: raise FloatingPointError(f'{name}, step {step}: {e}') from None
-        bar.update()
-        if not row: continue
-        bar.set_postfix(loss=f"{state['history'][-1]['loss']:.3f}", refresh=False)
-        if folder and process.is_main_process and ((step+1) % save_every == 0 or step+1 == steps):
-            facts = dict(state, seconds=time.perf_counter()-begun, scaler=scaler.state_dict())
-            save_checkpoint(folder, step+1, models, opts, facts)
-    bar.close()
-    chosen = avg if best is None else best
-    return Fit(model.eval(), chosen, state['history'], steps, state['step'], time.perf_counter() - begun, state['best'])
-
 # %% ../nbs/lib/40_training.ipynb #5d4a67ba
 def _rates(groups, multiplier):
     "Set the learning rates of a step"
@@ -394,7 +330,7 @@ def _continued(old, new, step, extend):
     if extend: new = dict(new, extended=old['extended'] + chapter)
     return new, differences(dict(old, steps=new['steps'], extended=new['extended']) if chapter else old, new)
 
-def resume(
+def _resume(
     found:Path,                       # a checkpoint's folder
     models:dict[str, nn.Module|None], # filled in place
     opts:list,                        # filled in place
@@ -415,8 +351,17 @@ def resume(
     scaler.load_state_dict(facts['scaler'])
     return dict(facts, plan=plan)
 
+def _begin(model, loss_fn, opts, evaluate, process, folder, plan, extend):
+    "Loss, scaler, the models of a checkpoint, and where the run stands: at the start, or where a checkpoint left it"
+    loss, scaler = prepare(model, loss_fn, process)
+    avg = _average_of(model)
+    models = dict(model=model, ema=avg, best=copy.deepcopy(avg) if evaluate else None)
+    state = dict(step=0, history=[], seconds=0., best=math.inf, bad=0, plan=plan)
+    if (found := last_checkpoint(folder)): state = _resume(found, models, opts, plan, scaler, extend)
+    return loss, scaler, models, state
+
 # %% ../nbs/lib/40_training.ipynb #a4d216a3
-def finish_row(
+def _finish_row(
     state:dict,              # step, history, best, bad; changed in place
     step:int,                # steps done
     outs:list[dict],         # since the last row; emptied
@@ -445,6 +390,68 @@ def finish_row(
     state['step'] = step
     state['history'].append(row)
     process.log(row, step=step)
+
+def _bar(steps, done, name, process):
+    "The progress bar; in a log, a line every 20 s"
+    often = .5 if sys.stderr.isatty() else 20
+    return tqdm(total=steps, initial=done, desc=name, mininterval=often, file=sys.stderr, disable=not process.is_main_process)
+
+def _save(folder, state, models, opts, scaler, begun, process):
+    "A checkpoint, written by the first process"
+    if not process.is_main_process: return
+    facts = dict(state, seconds=time.perf_counter() - begun, scaler=scaler.state_dict())
+    save_checkpoint(folder, state['step'], models, opts, facts)
+
+# %% ../nbs/lib/40_training.ipynb #8332ad42
+def fit(
+    model:nn.Module,            # trained in place
+    loss_fn:Callable,           # (model, ids) -> {'loss': scalar, 'weight': scalar, 't': (B,), term: (B,) or scalar}
+    batches:Callable,           # (step) -> ids (B,L), a pure function of the step
+    steps:int,                  # planned and, without early stopping, done
+    *,
+    optimizer:Callable=muon_adamw, # (model) -> list of optimisers
+    rate:Callable=linear_decay, # (step, steps) -> multiplier of the learning rates
+    clip:float|None=1.,         # gradient norm limit
+    ema:float=.999,             # decay of the averaged weights; 0 = no averaging
+    seed:int=0,                 # of every draw inside the loss
+    every:int=50,               # steps per row of history
+    evaluate:Callable|None=None, # (averaged model) -> float, lower is better, at every row
+    patience:int|None=None,     # stop after so many rows without a better evaluation
+    folder:str|Path|None=None,  # checkpoints go here; a run of the same plan found there is resumed
+    save_every:int|None=None,   # steps per checkpoint, a multiple of `every`; None = the first one from 200 on
+    extend:bool=False,          # a run of fewer steps found there goes on to `steps`
+    name:str='fit',             # shown in the progress bar
+    autocast:torch.dtype|None=None, # precision of the loss: torch.bfloat16 or torch.float16; None = full
+    accumulate:int=1,           # equal micro-batches per step
+    accelerator=None,           # an accelerate.Accelerator, for several GPUs and for trackers
+) -> Fit:                       # model, averaged model, history
+    "Train `model` for `steps` steps; killed and called again with the same arguments, it ends with the same weights"
+    check_plan(steps, every, save_every, patience, evaluate, autocast, accumulate, accelerator, clip, ema, seed)
+    process = accelerator or OneProcess(next(model.parameters()).device, autocast, accumulate)
+    check_optimizers(opts := optimizer(model), model)
+    told = dict(rate=rate, evaluate=evaluate, patience=patience, clip=clip, ema=ema, seed=seed, every=every, steps=steps,
+                precision=process.mixed_precision, extended=[], parts=[process.num_processes, process.gradient_accumulation_steps])
+    plan = plan_of(model, opts, batches(0), loss=loss_fn, **told) if folder else None
+    loss, scaler, models, state = _begin(model, loss_fn, opts, evaluate, process, folder, plan, extend)
+    outs, begun, rates = [], time.perf_counter() - state['seconds'], [(g, g['lr']) for o in opts for g in o.param_groups]
+    bar = _bar(steps, state['step'], name, process)
+    model.train().zero_grad()
+    for step in range(state['step'], steps):
+        if patience and state['bad'] >= patience: break
+        _rates(rates, rate(step, steps))
+        ids = cut(batches(step).to(process.device), process.num_processes)[process.process_index]
+        reseed(seed, step, process.process_index)
+        row = (step+1) % every == 0 or step+1 == steps
+        try:
+            outs.append(train_step(model, loss, ids, opts, clip, process.gradient_accumulation_steps, scaler, process))
+            ema_update(models['ema'], model, step, ema)
+            if row: _finish_row(state, step+1, outs, *models.values(), evaluate, process)
+        except FloatingPointError as e: raise FloatingPointError(f'{name}, step {step}: {e}') from None
+        bar.update()
+        if row: bar.set_postfix(loss=f"{state['history'][-1]['loss']:.3f}", refresh=False)
+        if folder and row and ((step+1) % (save_every or every*math.ceil(200/every)) == 0 or step+1 == steps): _save(folder, state, models, opts, scaler, begun, process)
+    bar.close()
+    return Fit(model.eval(), models['best' if evaluate else 'ema'], state['history'], steps, state['step'], time.perf_counter() - begun, state['best'])
 
 # %% ../nbs/lib/40_training.ipynb #e6f2a4aa
 def pretrain_stand_in(
