@@ -67,7 +67,7 @@ def fit_teacher(
     def loss_fn(model, ids):
         real = torch.ones_like(ids, dtype=torch.bool) if corpus.eos_id is None else ids != corpus.pad_id
         longest = real.sum(1).max()  # what is PAD in all rows is not computed
-        return dict(loss=causal_nll(model, ids[:, :longest])[real[:, :longest]].mean())
+        return dict(loss=causal_nll(model, ids[:, :longest])[real[:, :longest]].mean(), weight=real.sum())
     every = max(1, steps//evaluations)
     result = fit(teacher, loss_fn, lambda step: corpus.batch(step, batch_size, seed).to(device), steps,
                  every=every, save_every=every, seed=seed, folder=folder, name='teacher',

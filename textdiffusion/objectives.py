@@ -245,13 +245,13 @@ def masked_draw(
     return MaskedDraw(t, bound_weight(alpha_bar, t), z_t == mask_id, masked_nll(model(z_t, share), ids, z_t, mask_id))
 
 def _masked_loss(
-    value:Callable, # MaskedDraw -> the loss
+    value:Callable, # MaskedDraw -> {'loss': scalar, 'weight': what it is a mean over}
     *args,          # of `masked_draw`, after model and ids
 ) -> Callable:      # loss_fn(model, ids) -> {'loss', 't', 'bound' (B,), 'ce' (B,)}
     "A masked loss as `fit` takes it"
     def loss_fn(model, ids):
         d = masked_draw(model, ids, *args)
-        return dict(loss=value(d), t=d.t, bound=d.bound.detach(), ce=d.ce.detach())
+        return dict(value(d), t=d.t, bound=d.bound.detach(), ce=d.ce.detach())
     return loss_fn
 
 # %% ../nbs/lib/35_objectives.ipynb #b9e642e7
@@ -262,13 +262,16 @@ def masked_bound(
     keep=None,                      # as in `kept`
 ) -> Callable:                      # loss_fn(model, ids) -> {'loss', 't', 'bound' (B,), 'ce' (B,)}
     "The bound on -log p per position as a loss for `fit` [Sahoo et al. 2024, eq. 10; Shi et al. 2024]"
-    return _masked_loss(lambda d: d.bound.mean(), mask_id, alpha_bar, draw_t, keep)
+    return _masked_loss(lambda d: dict(loss=d.bound.mean()), mask_id, alpha_bar, draw_t, keep)
 
 def masked_ce(
     mask_id:int,                    # the mask
     alpha_bar:Callable=mask_linear, # the schedule
     draw_t:Callable=stratified_t,   # (n, device) -> (n,) times in (0,1]; discrete levels are allowed
     keep=None,                      # as in `kept`
-) -> Callable:                      # loss_fn(model, ids) -> {'loss', 't', 'bound' (B,), 'ce' (B,)}
+) -> Callable:                      # loss_fn(model, ids) -> {'loss', 't', 'weight', 'bound' (B,), 'ce' (B,)}
     "The unweighted loss: cross-entropy pooled over all masked positions of the batch, 0 if there are none"
-    return _masked_loss(lambda d: d.nll.sum() / d.masked.sum().clamp(min=1), mask_id, alpha_bar, draw_t, keep)
+    def pooled(d):
+        n = d.masked.sum()
+        return dict(loss=d.nll.sum() / n.clamp(min=1), weight=n)
+    return _masked_loss(pooled, mask_id, alpha_bar, draw_t, keep)
