@@ -162,10 +162,11 @@ def undocumented(f, notes):
     "The arguments of `f` without a comment of their own; 'the return' if that has none"
     args, missing, used = parameters(f), [], set()
     for name, first, last in args:
+        if name in GLOSSARY: continue
         above = {first - 1} if notes.get(first - 1, ('', False))[1] else set()
         own = {l for l in {*range(first, last + 1)} | above if notes.get(l, ('',))[0]} - used
         if own: used |= own
-        elif name not in GLOSSARY: missing.append(name)
+        else: missing.append(name)
     returns = not f.returns and any(isinstance(n, (ast.Return, ast.Yield)) and n.value for n in ast.walk(f)) or f.returns and ast.unparse(f.returns) != 'None'
     end = range(f.returns.lineno if f.returns else max([f.lineno, *(last for *_, last in args)]), f.body[0].lineno)
     if returns and not any(notes.get(l, ('',))[0] for l in end if l not in used): missing.append('the return')
@@ -203,13 +204,14 @@ def reached(start, uses):
     return found
 
 def documented(root):
-    "Every exported function and class has a docstring, docments, and a check in the next two code cells, of itself or of an export that uses it"
+    "Every exported function and class has a docstring, docments, and a check in the next two code cells (in an entry: a use below), of itself or of an export that uses it"
     for nb in journal_notebooks(root):
         uses = {name: names(node) for c in nb.code if c.exported for name, node in definitions(c.tree).items()}
         helpers = {name for c in nb.code if not c.exported for name, node in definitions(c.tree).items() if not hasattr(node, 'value') and checks(node)}
         for i, cell in enumerate(nb.code):
             if not cell.exported: continue
-            checked = reached(set().union(*(names(c.tree) for c in nb.code[i + 1:i + 3] if checks(c.tree, helpers))), uses)
+            below = [c for c in nb.code[i + 1:i + 3] if checks(c.tree, helpers)] if nb.in_lib else [c for c in nb.code if not c.exported]
+            checked = reached(set().union(*(names(c.tree) for c in below)), uses)
             notes = comments(cell.source)
             for name, node in definitions(cell.tree).items():
                 if name[0] == '_': continue
