@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Plan', 'parameter_names', 'entry_module', 'prepare', 'working_folder', 'RunFailed', 'train', 'scrub', 'private_paths',
-           'publish', 'cleaned_page', 'render', 'run', 'verify']
+           'publish', 'cleaned_page', 'render', 'page_faults', 'run', 'verify']
 
 # %% ../nbs/lib/86_runs.ipynb #77f3e2c0
 import importlib
@@ -245,6 +245,8 @@ def cleaned_page(
         if 'injected-parameters' in cell['metadata'].get('tags', []): cell['id'] = 'injected-parameters'
     return nbformat.writes(nbformat.from_dict(page)) + '\n'
 
+
+# %% ../nbs/lib/86_runs.ipynb #rendercell
 def _given(record, entry, presets):
     "The parameters of the notebook that make a record, as far as they are not the preset's"
     default = presets[record['preset']]
@@ -268,6 +270,21 @@ def render(
         text = cleaned_page(read_json(partial), rec, root)
     if not out.exists() or out.read_text(encoding='utf-8') != text: write_whole(out, text)
     return out
+
+# %% ../nbs/lib/86_runs.ipynb #stalefn
+def page_faults(
+    path:Path, # of a record
+    root:Path, # the checkout
+) -> list: # of sentences; empty: the page says what notebook and record say
+    "Why the page of a record should be rendered again"
+    page, rec = path.with_suffix('.ipynb'), read_record(path)
+    if not page.exists(): return ['it has no page']
+    made, notebook = read_json(page), read_json(find_entry(rec['entry'], root).path)
+    if made['metadata'].get('textdiffusion') != dict(record=rec['name'], sha256=digest(to_json(rec))):
+        return ['its page was made from another record']
+    def text(cell): return _relinked(''.join(cell['source']), root) if cell['cell_type'] == 'markdown' else ''.join(cell['source'])
+    shown = [text(c) for c in made['cells'] if 'injected-parameters' not in c['metadata'].get('tags', [])]
+    return [] if shown == [text(c) for c in notebook['cells']] else ['its page was made from another text of the notebook']
 
 # %% ../nbs/lib/86_runs.ipynb #93f8ce8a
 def run(

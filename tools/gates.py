@@ -265,18 +265,31 @@ def git(root, *args, text=None):
     return run.stdout if run.returncode == 0 else None
 
 def published(root):
-    "Path -> content id of every record and executed notebook, as the history first had it"
+    "Path -> content id of every record, as the history first had it"
     log = git(root, 'log', '--format=', '--full-history', '--raw', '--no-abbrev', '--no-renames', '--diff-filter=A', '-z', '--', 'journal') or ''
     raw = log.split('\0')
-    return {path: info.split()[3] for info, path in zip(raw[::2], raw[1::2]) if path.endswith(('.json', '.ipynb')) and path not in ('journal/pinned.json', 'journal/claims.json')}
+    return {path: info.split()[3] for info, path in zip(raw[::2], raw[1::2]) if path.endswith('.json') and path.count('/') == 2}
 
 def records(root):
-    "Every record that the history holds is still there, byte for byte"
+    "Every record that the history holds is there, byte for byte, or stands in journal/removed.json beside the one that holds the same"
     if git(root, 'rev-parse', '--show-prefix') != '\n': raise Skip('this folder is not the top of a git repository')
-    first = published(root)
+    first, listed = published(root), root/'journal/removed.json'
+    removed = json.loads(listed.read_text(encoding='utf-8')) if listed.exists() else {}
     here = [p for p in first if (root/p).is_file()]
     now = dict(zip(here, (git(root, 'hash-object', '--stdin-paths', text='\n'.join(here) + '\n') or '').split())) if here else {}
-    yield from (f'{p} ' + ('was changed' if p in now else 'was deleted') + '; records are append-only, restore it' for p in sorted(first) if now.get(p) != first[p])
+    for p in sorted(first):
+        if p not in now and not (root/'journal'/removed.get(p.removeprefix('journal/'), '?')).is_file(): yield f'{p} was deleted; records are append-only, restore it'
+        if p in now and now[p] != first[p]: yield f'{p} was changed; records are append-only, restore it'
+
+def pages(root):
+    "Every pinned record is there, and its page says what the record and the notebook say now"
+    from textdiffusion.records import read_pins
+    from textdiffusion.runs import page_faults
+    for entry, mine in read_pins(root).items():
+        for name in mine['pins'].values():
+            path = root/'journal'/f'{name}.json'
+            if not path.is_file(): yield f'{name} is pinned and not there'
+            else: yield from (f'{name}: {fault}; textdiffusion render {name}' for fault in page_faults(path, root))
 
 # --- 8 sizes ---
 
@@ -350,7 +363,7 @@ def front_page(root):
     from readme import readme
     if (root/'README.md').read_text(encoding='utf-8') != readme(root): yield 'README.md is not what nbs/index.ipynb gives; make readme'
 
-GATES = (in_step, owners, order, documented, complete, no_pickle, records, sizes, front_page)
+GATES = (in_step, owners, order, documented, complete, no_pickle, records, pages, sizes, front_page)
 
 def run(gate, root):
     "(ok, what to print) of one gate"
