@@ -31,7 +31,7 @@ def root(tmp_path):
 
 def a_run(folder=None, **given):
     "A run on a corpus that needs no loading"
-    run = Run('01_toy', settle(PRESETS, preset='cpu', **given), folder)
+    run = Run(folder, '01_toy', settle(PRESETS, preset='cpu', **given))
     run.__dict__['corpus'] = CORPUS
     return run
 

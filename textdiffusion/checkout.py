@@ -43,7 +43,7 @@ def checkout(
 ) -> Path: # the checkout
     "The checkout to work in; where there is none, an error that says where to go"
     if root := root or find_root(): return Path(root).resolve()
-    raise FileNotFoundError('this needs a checkout of textdiffusion (a folder with settings.ini and nbs/): change into one')
+    raise FileNotFoundError('this needs a checkout of textdiffusion (with settings.ini and nbs/): change into one')
 
 # %% ../nbs/lib/81_checkout.ipynb #9c4d8b87
 ENTRY_NAME = re.compile(r'(\d+[a-z]?)_(\w+)') # number, with a letter for a companion entry, and the name of its module
@@ -80,7 +80,8 @@ def entries(
     root:Path|None=None, # the checkout
 ) -> dict: # name -> Entry, by number
     "Every entry of the journal, in order"
-    return {p.stem: read_entry(p) for p in sorted((checkout(root)/'nbs').glob('*.ipynb')) if ENTRY_NAME.fullmatch(p.stem)}
+    found = sorted((checkout(root)/'nbs').glob('*.ipynb'))
+    return {p.stem: read_entry(p) for p in found if ENTRY_NAME.fullmatch(p.stem)}
 
 def find_entry(
     name:str, # 05_anchor_loss, 05, 5, anchor_loss or nbs/05_anchor_loss.ipynb
@@ -130,7 +131,7 @@ def hold(
 ) -> Any: # the open file; closing it, or the end of the process, releases the lock
     "Take a lock, or refuse because another process has it"
     try: import fcntl
-    except ImportError: raise ValueError('runs lock their folder, which needs Linux or macOS (or WSL on Windows)') from None
+    except ImportError: raise ValueError('runs lock their folder, which needs Linux, macOS or WSL') from None
     file, end = open(path, 'a'), time.monotonic() + wait
     while True:
         try:

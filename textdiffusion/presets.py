@@ -61,7 +61,8 @@ def number(
     def check(name, value):
         inside = type(value) in (int, float) and low <= value <= high and not (open_low and value == low)
         if inside: return float(value)
-        raise ValueError(f"{name} must be a number {'above' if open_low else 'from'} {low:g} up to {high:g}, not {value!r}")
+        edge = 'above' if open_low else 'from'
+        raise ValueError(f'{name} must be a number {edge} {low:g} up to {high:g}, not {value!r}')
     return check
 
 def yes_or_no(
@@ -76,7 +77,7 @@ def yes_or_no(
 def _expanded(name, value):
     "The path that a text names, with ~ resolved"
     try: return Path(value).expanduser()
-    except RuntimeError: raise ValueError(f'{name} names the home folder of somebody who has none here: {value!r}') from None
+    except RuntimeError: raise ValueError(f'{name} names the home folder of nobody here: {value!r}') from None
 
 def existing_folder(
     name:str, # of the parameter

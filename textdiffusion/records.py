@@ -4,8 +4,9 @@
 
 # %% auto #0
 __all__ = ['RECORD_KB', 'SCHEMA', 'KEYS', 'plain', 'to_json', 'thinned', 'digest', 'folder_hash', 'public_parameters',
-           'source_hash', 'run_key', 'commit_of', 'device_name', 'duration', 'Run', 'collected', 'begin', 'attempts',
-           'circumstances', 'read_record', 'records', 'read_pins', 'pinned', 'headline', 'find_record', 'drift']
+           'source_hash', 'run_key', 'commit_of', 'device_name', 'duration', 'Workplace', 'Run', 'collected', 'begin',
+           'attempts', 'circumstances', 'read_record', 'records', 'read_pins', 'pinned', 'headline', 'find_record',
+           'drift']
 
 # %% ../nbs/lib/82_records.ipynb #a4157696
 import hashlib
@@ -114,7 +115,8 @@ def commit_of(
 ) -> str|None: # 40 hexadecimal digits, with -dirty where the source differs; None outside git
     "The commit whose source is running"
     if root is None: return None
-    start = ['git', '-C', str(root), '-c', 'safe.directory=*', '-c', 'core.fsmonitor=false']     # also where another user owns it
+    # also in a checkout that another user owns, and without running what its configuration names
+    start = ['git', '-C', str(root), '-c', 'safe.directory=*', '-c', 'core.fsmonitor=false']
     def git(*args): return subprocess.run([*start, *args], capture_output=True, text=True, check=True).stdout.strip()
     try:
         if Path(git('rev-parse', '--show-toplevel')) != Path(root).resolve(): return None
@@ -146,24 +148,42 @@ def _file_name(name):
     raise ValueError(f'{name!r} cannot name a piece of work: use letters, digits, ".", "-" and "_"')
 
 
+# %% ../nbs/lib/82_records.ipynb #workplc1
+@dataclass
+class Workplace:
+    "Where a run keeps its checkpoints and finished pieces; without a folder nothing is written"
+    folder: Path|None = None # under .runs/
+
+    def folder_of(self, name) -> Path|None:
+        "A folder for the checkpoints of one piece of work, such as best-0"
+        return self.folder and existing(self.folder/'checkpoints'/_file_name(name))
+
+    def cached(self, name:str, fn:Callable) -> Any:
+        "The result of `fn()`, as JSON has it: computed once per run, and read back after a kill"
+        path = self.folder and existing(self.folder/'cached')/f'{_file_name(name)}.json'
+        if path and path.exists(): return read_json(path)
+        value = plain(fn(), name)
+        if path: write_whole(path, to_json(value, name))
+        return value
+
+
 # %% ../nbs/lib/82_records.ipynb #runclass1
 @dataclass
-class Run:
-    "One run of an entry; without a folder nothing is written"
+class Run(Workplace):
+    "One run of an entry"
     entry: str = '' # such as 05_anchor_loss
     cfg: SimpleNamespace|None = None # from `settle`
-    folder: Path|None = None # under .runs/
     shown: dict|None = None # the record of a page that is being rendered
     started: float = field(default_factory=time.time) # seconds since 1970
     lock: Any = None # held as long as this object lives
-    commit: str|None = field(default_factory=lambda: commit_of(find_root())) # what is edited while it trains is not in it
+    commit: str|None = field(default_factory=lambda: commit_of(find_root())) # from the start: later edits are not in it
 
     @cached_property
     def corpus(self):
         "The corpus, loaded when it is first asked for, on the device of the run"
         from textdiffusion.corpora import load_corpus
-        cfg = self.cfg
-        return load_corpus(cfg.corpus, getattr(cfg, 'seq_len', None), data_dir=getattr(cfg, 'data_dir', None) or None).to(self.device)
+        seq_len, data_dir = getattr(self.cfg, 'seq_len', None), getattr(self.cfg, 'data_dir', None) or None
+        return load_corpus(self.cfg.corpus, seq_len, data_dir=data_dir).to(self.device)
 
     @cached_property
     def device(self):
@@ -171,43 +191,22 @@ class Run:
         import torch
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
-    def announce(
-        self, steps:int, # planned, of all arms and seeds together
-        seconds:float, # estimate for the whole run
-    ) -> None:
-        "Print what this run is: preset, corpus and kind of source, device, threads, planned steps, estimate of the time"
+    def announce(self, steps:int, seconds:float) -> None:
+        "Print what this run is: preset, corpus and kind of source, device, threads, planned steps, estimated time"
         import torch
-        print(f"preset {self.cfg.preset} · corpus {self.corpus.name} (source: {self.corpus.info['source']}) · {device_name()} · "
-              f'threads {torch.get_num_threads()} · {steps:,} planned steps · about {duration(seconds)}', flush=True)
+        corpus = f"{self.corpus.name} (source: {self.corpus.info['source']})"
+        print(f'preset {self.cfg.preset} · corpus {corpus} · {device_name()} · threads {torch.get_num_threads()} · '
+              f'{steps:,} planned steps · about {duration(seconds)}', flush=True)
 
-    def folder_of(
-        self, name:str, # of one piece of work, such as best-0
-    ) -> Path|None: # exists
-        "A folder for the checkpoints of one piece of work"
-        return self.folder and existing(self.folder/'checkpoints'/_file_name(name))
-
-    def cached(
-        self, name:str, # of one piece of work, such as best-0
-        fn:Callable, # () -> numbers, strings, lists, dicts
-    ) -> Any: # its result as JSON has it
-        "The result of `fn`: computed once per run, and read back after a kill"
-        path = self.folder and existing(self.folder/'cached')/f'{_file_name(name)}.json'
-        if path and path.exists(): return read_json(path)
-        value = plain(fn(), name)
-        if path: write_whole(path, to_json(value, name))
-        return value
-
-    def each_arm(
-        self, fn:Callable, # (arm, seed) -> dict
-    ) -> dict: # 'arm-seed' -> its result
-        "A piece of work for every arm and seed, seed by seed"
+    def each_arm(self, fn:Callable) -> dict:
+        "'arm-seed' -> `fn(arm, seed)`, for every arm, seed by seed"
         pairs = [(arm, seed) for seed in range(self.cfg.seeds) for arm in self.cfg.arms]
         return {f'{arm}-{seed}': self.cached(f'{arm}-{seed}', partial(fn, arm, seed)) for arm, seed in pairs}
 
     def record(
-        self, experiment:Callable, # (run) -> dict: rows, samples, steps_done, weights, headline and what else the page shows
+        self, experiment:Callable, # (run) -> dict: rows, samples, weights, headline, what else the page shows
     ) -> dict: # the record
-        "The record of this run: of an experiment that is made now, or, when a page is rendered, the one it is made from"
+        "The record of this run: of an experiment made now, or, when a page is rendered, the one it is made from"
         if self.shown: return self.shown
         found = experiment(self)
         result = plain(circumstances(self) | found, 'record', digits=4)
@@ -240,10 +239,10 @@ def begin(
         shown = read_record(Path(path))
         if shown['entry'] == entry:
             settled = vars(settle(presets, preset=shown['preset'], corpus=shown['corpus']))
-            return Run(entry, SimpleNamespace(**settled | shown['parameters']), shown=shown)
+            return Run(entry=entry, cfg=SimpleNamespace(**settled | shown['parameters']), shown=shown)
     cfg, folder = settle(presets, choices=choices, **given), os.environ.get('TEXTDIFFUSION_RUN')
-    if not folder: return Run(entry, cfg)
-    return Run(entry, cfg, Path(folder), lock=hold(Path(folder)/'kernel.lock', wait=10))
+    if not folder: return Run(entry=entry, cfg=cfg)
+    return Run(Path(folder), entry, cfg, lock=hold(Path(folder)/'kernel.lock', wait=10))
 
 def attempts(
     run:Run, # from `begin`
@@ -266,12 +265,13 @@ def circumstances(
     entry = entries(root).get(run.entry) if root else None
     return dict(schema=SCHEMA, entry=run.entry, question=entry.question if entry else '',
         preset=cfg.preset, corpus=corpus.name, corpus_fingerprint=corpus.fingerprint, corpus_info=corpus.info,
-        parameters=public_parameters(cfg), seeds=list(range(cfg.seeds)), date=date.today().isoformat(), commit=run.commit,
+        parameters=public_parameters(cfg), seeds=list(range(cfg.seeds)), date=date.today().isoformat(),
+        commit=run.commit,
         versions=versions, device=device_name(), threads=torch.get_num_threads(),
         seconds=round(time.time() - run.started, 1), attempts=attempts(run))
 
 # %% ../nbs/lib/82_records.ipynb #7a6d58bd
-KEYS = ('entry', 'preset', 'corpus', 'corpus_fingerprint', 'parameters', 'seeds', 'date', 'rows') # what every record has
+KEYS = ('entry', 'preset', 'corpus', 'corpus_fingerprint', 'parameters', 'seeds', 'date', 'rows') # of every record
 
 def read_record(
     path:Path, # of a record in journal/
@@ -279,10 +279,10 @@ def read_record(
     "A record; one that is damaged, or of a schema that is not known, is an error that names it"
     rec = read_json(path)
     missing = [k for k in KEYS if k not in rec] if isinstance(rec, dict) else KEYS
-    if missing: raise ValueError(f"{path.parent.name}/{path.name} is no record of a run: it lacks {', '.join(missing)}")
-    if rec.get('schema', 1) > SCHEMA:
-        raise ValueError(f"{path.parent.name}/{path.name} has schema {rec['schema']}, and this library knows 1 to {SCHEMA}: install a newer one")
-    return rec | dict(name=f'{path.parent.name}/{path.stem}')
+    name, schema = f'{path.parent.name}/{path.name}', rec.get('schema', 1) if isinstance(rec, dict) else 1
+    if missing: raise ValueError(f"{name} is no record of a run: it lacks {', '.join(missing)}")
+    if schema > SCHEMA: raise ValueError(f'{name} has schema {schema}, of a later library: install a newer one')
+    return rec | dict(name=name.removesuffix('.json'))
 
 def records(
     root:Path|None=None, # the checkout
@@ -299,13 +299,14 @@ def read_pins(
     "What is pinned"
     path = root/'journal'/'pinned.json'
     pins = read_json(path) if path.exists() else {}
-    if isinstance(pins, dict) and all(isinstance(v, dict) and {'headline', 'pins'} <= v.keys() for v in pins.values()): return pins
-    raise ValueError('journal/pinned.json should give for each entry a headline and its pins: restore it from the history')
+    def whole(mine): return isinstance(mine, dict) and {'headline', 'pins'} <= mine.keys()
+    if isinstance(pins, dict) and all(map(whole, pins.values())): return pins
+    raise ValueError('journal/pinned.json gives for each entry a headline and its pins: restore it from the history')
 
 def _record_path(root, name):
     "Where a record lies; a name that leads out of the journal is refused"
     if re.fullmatch(r'\w+/[\w.-]+', name): return root/'journal'/f'{name}.json'
-    raise ValueError(f'{name!r} is no name of a record: expected entry/file, such as 05_anchor_loss/2026-11-21-cpu-e2e-1a2b3c4d')
+    raise ValueError(f'{name!r} is no name of a record: expected entry/file, as 05_anchor_loss/2026-11-21-cpu-e2e-1a2b')
 
 def pinned(
     entry:str, # such as 05_anchor_loss
@@ -326,7 +327,7 @@ def headline(
     "The pinned headline of an entry; where there is none yet, the record of the page that is being rendered"
     if found := pinned(entry, root=root): return found
     if path := os.environ.get('TEXTDIFFUSION_RECORD'): return read_record(Path(path))
-    raise ValueError(f'{entry} has no pinned record here, and its page speaks of one: work in a checkout of the project')
+    raise ValueError(f'{entry} has no pinned record here, and its page speaks of one: work in a checkout')
 
 def find_record(
     name:str, # a path, entry/file, or the file's name
@@ -338,7 +339,8 @@ def find_record(
     meant = [k for k in known if f'/{tail}'.endswith(f'/{k}') or k.endswith(f'/{tail}')]
     if len(meant) == 1: return read_record(_record_path(root, meant[0]))
     near = [k for k in known if tail in k][:5]
-    raise ValueError(f"no record is called {name!r}: {'it may be one of ' + ', '.join(near) if near else 'textdiffusion log shows them all'}")
+    hint = f"it may be one of {', '.join(near)}" if near else 'textdiffusion log shows them all'
+    raise ValueError(f'no record is called {name!r}: {hint}')
 
 # %% ../nbs/lib/82_records.ipynb #0645ef85
 def _incomparable(new, old):
@@ -348,7 +350,8 @@ def _incomparable(new, old):
     a, b = new['parameters'], old['parameters']
     differ = sorted(k for k in {**a, **b} if a.get(k) != b.get(k))
     if not differ: return []
-    return [dict(why=f"not comparable: other parameters ({', '.join(differ)})", pinned={k: b.get(k) for k in differ}, new={k: a.get(k) for k in differ})]
+    shown = dict(pinned={k: b.get(k) for k in differ}, new={k: a.get(k) for k in differ})
+    return [dict(why=f"not comparable: other parameters ({', '.join(differ)})", **shown)]
 
 def drift(
     new:dict, # a record
