@@ -7,14 +7,13 @@ __all__ = ['VERDICTS', 'RELATIONS', 'answer', 'pinned_log', 'claim_text', 'judge
            'write_pages', 'pin', 'all_records']
 
 # %% ../nbs/lib/88_claims.ipynb #1a9684a6
-import json
 import re
 from pathlib import Path
 
 from .checkout import checkout, entries, existing, hold, read_json, write_whole
 from .presets import one_of
-from .reading import Facts, told
-from .records import find_record, pinned, read_pins, read_record, records, to_json
+from .reading import told
+from .records import find_record, read_pins, read_record, records, to_json
 from .runs import entry_module
 from .statistics import above, below, within
 
@@ -32,26 +31,30 @@ def _row(*cells):
     "A row of a Markdown table"
     return '| ' + ' | '.join(str(c).replace('|', '\\|').replace('\n', ' ') for c in cells) + ' |'
 
+_LOG_HEAD = '''# The log
+
+Made when a record is pinned; not edited by hand. The first record of an entry is its headline, the one its text
+speaks of. `textdiffusion log` shows all records. What the sources claim, and what became of it: [CLAIMS.md](CLAIMS.md).'''
+
 def pinned_log(
     pins:dict, # from `read_pins`
     root:Path, # the checkout
 ) -> str: # journal/README.md
     "One line for each pinned record"
-    lines = ['# The log', '', 'Made from the pinned records when one is pinned; not edited by hand. The first record of an entry is its headline, the one its text '
-             'speaks of. `textdiffusion log` shows all records. What the sources claim, and what became of it: [CLAIMS.md](CLAIMS.md).', '',
-             _row('no.', 'entry', 'answer', 'on', 'date'), _row(*['---']*5)]
+    lines = [_LOG_HEAD, '', _row('no.', 'entry', 'answer', 'on', 'date'), _row(*['---']*5)]
     for entry in entries(root).values():
         mine = pins.get(entry.name, dict(headline='', pins={}))
         for slot in sorted(mine['pins'], key=lambda s: (s != mine['headline'], s)):
             r = read_record(root/'journal'/f"{mine['pins'][slot]}.json")
-            said = answer(entry, r, root) if slot == mine['headline'] else f"{r['headline']['name']}: {r['headline']['value']:.4g}"
-            question = f'*{entry.question}* {said}' if slot == mine['headline'] else said
-            on = f"[{r['preset']}, {r['corpus']}, seeds: {len(r['seeds'])}]({r['name']}.ipynb) ([record]({r['name']}.json))"
-            lines.append(_row(entry.number, entry.title, question, on, r['date']))
+            said = f"{r['headline']['name']}: {r['headline']['value']:.4g}"
+            if slot == mine['headline']: said = f'*{entry.question}* {answer(entry, r, root)}'
+            where = f"{r['preset']}, {r['corpus']}, seeds: {len(r['seeds'])}"
+            on = f"[{where}]({r['name']}.ipynb) ([record]({r['name']}.json))"
+            lines.append(_row(entry.number, entry.title, said, on, r['date']))
     return '\n'.join(lines) + '\n'
 
 # %% ../nbs/lib/88_claims.ipynb #0a4d5080
-VERDICTS = ('reproduced', 'refuted', 'undecided', 'not comparable', 'implemented', 'cannot be judged', 'open') # open: not run yet
+VERDICTS = ('reproduced', 'refuted', 'undecided', 'not comparable', 'implemented', 'cannot be judged', 'open')
 RELATIONS = {f.__name__: f for f in (above, below, within)}
 
 def claim_text(
@@ -68,16 +71,16 @@ def judged_claim(
     facts_on:dict, # slot such as 'long e2e', '' for the headline -> (Facts, name of the record)
 ) -> dict: # id, says, verdict, found, by
     "A claim with its verdict"
-    row = dict(id=claim['id'], says=claim_text(claim))
-    if claim.get('verdict') != 'measured':
-        return row | dict(verdict=one_of(f"verdict of {claim['id']}", claim.get('verdict') or 'open', VERDICTS), found=claim.get('because', ''), by=claim.get('by', ''))
-    if claim.get('on', '') not in facts_on or 'fact' not in claim: return row | dict(verdict='open', found=claim.get('because', ''), by='')
-    facts, name = facts_on[claim.get('on', '')]
-    if claim['fact'] not in facts: raise ValueError(f"claim {claim['id']}: no fact is called {claim['fact']!r}; there are {', '.join(facts)}")
-    g = facts[claim['fact']]
-    holds = one_of(f"relation of {claim['id']}", claim['relation'], RELATIONS) and RELATIONS[claim['relation']](g.value, claim['bar'])
-    verdict = 'open' if g.mean != g.mean else {True: 'reproduced', False: 'refuted', None: 'undecided'}[holds]
-    return row | dict(verdict=verdict, found=told(claim['found'], facts) if verdict != 'open' else '', by=f'[this journal]({name}.json)')
+    row = dict(id=claim['id'], says=claim_text(claim), verdict=claim.get('verdict') or 'open',
+               found=claim.get('because', ''), by=claim.get('by', ''))
+    if row['verdict'] != 'measured': return row | dict(verdict=one_of(f"verdict of {row['id']}", row['verdict'], VERDICTS))
+    facts, name = facts_on.get(claim.get('on', ''), ({}, ''))
+    if not facts or 'fact' not in claim: return row | dict(verdict='open', by='')     # its record is not there yet
+    g = facts[one_of(f"fact of {row['id']}", claim['fact'], facts)]
+    if g.mean != g.mean: return row | dict(verdict='open', by='')
+    holds = RELATIONS[one_of(f"relation of {row['id']}", claim['relation'], RELATIONS)](g.value, claim['bar'])
+    verdict = {True: 'reproduced', False: 'refuted', None: 'undecided'}[holds]
+    return row | dict(verdict=verdict, found=told(claim['found'], facts), by=f'[this journal]({name}.json)')
 
 # %% ../nbs/lib/88_claims.ipynb #26694909
 def judged_claims(
@@ -93,8 +96,16 @@ def judged_claims(
         for slot in {'', *(r['on'] for r in rows if r['entry'] == name and r.get('on'))}:
             if record := mine['pins'].get(slot or mine['headline']):
                 facts_on[name, slot] = module.facts(read_record(root/'journal'/f'{record}.json')), record
-    of = lambda name: {slot: v for (owner, slot), v in facts_on.items() if owner == name}
-    return [judged_claim(r, of(r['entry'])) | dict(source=r.get('source', ''), entry=r['entry']) for r in rows]
+    def known_of(name): return {slot: v for (owner, slot), v in facts_on.items() if owner == name}
+    return [judged_claim(r, known_of(r['entry'])) | dict(source=r.get('source', ''), entry=r['entry']) for r in rows]
+
+_CLAIMS_HEAD = '''# Claims
+
+Every statement of the sources that this journal answers, and what became of it. Made from the pinned records; not
+edited by hand.
+
+*Reproduced*: found true here, or by the source named. *Refuted*: found false. *Undecided*: the 95 % interval over
+seeds holds the bar. *Open*: its entry has not been run.'''
 
 def claims_page(
     pins:dict, # from `read_pins`
@@ -102,14 +113,13 @@ def claims_page(
 ) -> str: # journal/CLAIMS.md
     "All claims by source, with their verdicts"
     rows = judged_claims(pins, root)
-    count = lambda rows: ', '.join(f'{n} {v}' for v in VERDICTS if (n := sum(r['verdict'] == v for r in rows)))
-    lines = ['# Claims', '', 'Every statement of the sources that this journal answers, and what became of it. Made from the pinned records; not edited by hand.', '',
-             '*Reproduced*: found true here, or by the source named. *Refuted*: found false. *Undecided*: the 95 % interval over seeds holds the bar. *Open*: its entry has not been run.', '',
-             f'{len(rows)} claims: {count(rows)}.', '']
+    def count(rows): return ', '.join(f'{n} {v}' for v in VERDICTS if (n := sum(r['verdict'] == v for r in rows)))
+    lines, columns = [_CLAIMS_HEAD, '', f'{len(rows)} claims: {count(rows)}.', ''], list(rows[0])[:-2]
+    columns.insert(1, 'entry')
     for source in dict.fromkeys(r['source'] for r in rows):
         mine = [r for r in rows if r['source'] == source]
-        lines += [f'## {source}', '', f'{len(mine)} claims: {count(mine)}.', '', _row('id', 'entry', 'says', 'verdict', 'found', 'by'), _row(*['---']*6)]
-        lines += [_row(r['id'], r['entry'], r['says'], r['verdict'], r['found'], r['by']) for r in mine] + ['']
+        lines += [f'## {source}', '', f'{len(mine)} claims: {count(mine)}.', '', _row(*columns), _row(*['---']*6)]
+        lines += [_row(*(r[c] for c in columns)) for r in mine] + ['']
     return '\n'.join(lines)
 
 # %% ../nbs/lib/88_claims.ipynb #474745d5
@@ -143,5 +153,6 @@ def all_records(
     "Every published record: its name, and its headline number; a star where it is pinned"
     root = checkout(root)
     held = {name for mine in read_pins(root).values() for name in mine['pins'].values()}
-    def line(r): return f"{'*' if r['name'] in held else ' '} {r['name']}  {r['headline']['name']}: {r['headline']['value']}"[:118]
+    def star(r): return '*' if r['name'] in held else ' '
+    def line(r): return f"{star(r)} {r['name']}  {r['headline']['name']}: {r['headline']['value']}"[:118]
     return '\n'.join(map(line, records(root))) or 'No record has been published yet.'

@@ -14,7 +14,7 @@ from pathlib import Path
 import textdiffusion
 from .checkout import checkout, entries
 from .presets import literal
-from .records import find_record, read_pins, records
+from .records import find_record, read_pins
 from .runs import RunFailed, render, run, verify
 
 # %% ../nbs/lib/90_command.ipynb #812f16f5
@@ -34,19 +34,19 @@ def parser() -> Parser: # of the whole command line
     top.add_argument('--version', action='version', version=f'textdiffusion {textdiffusion.__version__}')
     commands = top.add_subparsers(dest='command', metavar='command')
     def add(name, text): return commands.add_parser(name, help=text, description=f'{text[0].upper()}{text[1:]}.')
-    p = add('run', 'execute an entry, publish record and page in journal/ (a smoke run stays in .runs/); taken up again when it was killed')
+    p = add('run', 'execute an entry, publish record and page in journal/; taken up again when it was killed')
     p.add_argument('entry', help='such as 05_anchor_loss, anchor_loss or 5')
     p.add_argument('--preset', help='smoke, cpu, long or gpu; default: what the machine affords')
     p.add_argument('--corpus', help='such as restaurants or e2e; default: as the preset has it')
     p.add_argument('--data-dir', help='folder with the text of a real corpus')
     p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
-                   help='a parameter of the notebook, such as steps, arms, seeds or lam; may be repeated; a wrong name lists them all')
+                   help='a parameter of the notebook, such as steps, arms or seeds; a wrong name lists them all')
     p = add('render', 'make pages from their records again, without training')
     p.add_argument('records', nargs='*', metavar='record', help='a path in journal/, or the name of the file')
     p.add_argument('--pinned', action='store_true', help='all pinned records')
     p = add('verify', 'execute entries anew and compare them with what is pinned')
     p.add_argument('entries', nargs='*', metavar='entry', help='default: all')
-    p.add_argument('--preset', default='smoke', help='smoke (the default) shows only that an entry runs; cpu and long are compared')
+    p.add_argument('--preset', default='smoke', help='smoke, the default, shows only that an entry runs')
     add('list', 'show the entries, and how many records each has')
     p = add('pin', 'choose the record that new runs of its entry are compared with')
     p.add_argument('record', help='a path in journal/, or the name of the file')
@@ -84,7 +84,8 @@ def listing(
 ) -> str: # two lines per entry
     "The entries: number, date, title, how many records each has, and the question"
     count = [p.parent.name for p in (checkout(root)/'journal').glob('*/*.json')].count
-    return '\n'.join(f'{e.name}  {e.date or "undated"}  {e.title} (records: {count(e.name)})\n    {e.question}' for e in entries(root).values())
+    def lines(e): return f'{e.name}  {e.date or "undated"}  {e.title} (records: {count(e.name)})\n    {e.question}'
+    return '\n'.join(map(lines, entries(root).values()))
 
 # %% ../nbs/lib/90_command.ipynb #835c9598
 def _obey(args, root):
@@ -104,11 +105,11 @@ def main(
 ) -> int: # 0 well, 1 the run stopped or drifted, 2 refused
     "The command `textdiffusion`"
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace')     # a console that lacks a letter shows '?'
+        if hasattr(stream, 'reconfigure'): stream.reconfigure(errors='replace') # a console that lacks a letter: '?'
     args = parser().parse_args(argv)
     if args.command is None: return parser().print_help() or 0
     try: return _obey(args, root)
-    except BrokenPipeError:                                      # the reader of our output has gone: textdiffusion list | head -1
+    except BrokenPipeError:                            # the reader of our output has gone: textdiffusion list | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, RunFailed) as e:

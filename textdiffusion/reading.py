@@ -10,7 +10,6 @@ __all__ = ['UNITS', 'OUTCOMES', 'Unit', 'Fact', 'constant', 'fact', 'level', 'ch
 # %% ../nbs/lib/84_reading.ipynb #fe8385e3
 import re
 from collections.abc import Callable
-from functools import partial
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -20,7 +19,7 @@ from matplotlib.figure import Figure
 
 from .plotting import label
 from .records import digest, drift, duration, pinned
-from .statistics import Estimate, above, below, estimate, paired, within
+from .statistics import Estimate, estimate, paired, within
 
 # %% ../nbs/lib/84_reading.ipynb #3cf4333b
 class Unit(NamedTuple):

@@ -30,7 +30,7 @@ from typing import Any
 import textdiffusion
 from .checkout import (ENTRY_NAME, Entry, checkout, entries, existing, find_root, hold, read_json,
                                     settings, write_whole)
-from .presets import is_empty, one_of, settle
+from .presets import is_empty, settle
 
 # %% ../nbs/lib/82_records.ipynb #71574519
 def plain(

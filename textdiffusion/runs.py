@@ -9,7 +9,6 @@ __all__ = ['Plan', 'parameter_names', 'entry_module', 'prepare', 'working_folder
 # %% ../nbs/lib/86_runs.ipynb #77f3e2c0
 import importlib
 import itertools
-import json
 import logging
 import os
 import re
@@ -23,8 +22,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .checkout import (Entry, checkout, create_whole, entries, existing, find_entry, hold, read_json, settings,
-                                    write_whole)
+from .checkout import (Entry, checkout, create_whole, entries, existing, find_entry, hold, read_json,
+                                    settings, write_whole)
 from .presets import PRESET_NAMES, is_empty, one_of, settle
 from .records import digest, drift, pinned, read_pins, read_record, run_key, to_json
 
@@ -106,7 +105,8 @@ def _surroundings(root):
     data = os.environ.get('TEXTDIFFUSION_DATA')
     return dict(TEXTDIFFUSION_RUN=None, TEXTDIFFUSION_RECORD=None, TEXTDIFFUSION_DATA=data and os.path.abspath(data),
                 MPLBACKEND=None, OMP_WAIT_POLICY=os.environ.get('OMP_WAIT_POLICY', 'PASSIVE'),
-                PYTHONPATH=add('PYTHONPATH', str(root), os.pathsep), PYTHONWARNINGS=add('PYTHONWARNINGS', 'ignore:IProgress', ','))
+                PYTHONPATH=add('PYTHONPATH', str(root), os.pathsep),
+                PYTHONWARNINGS=add('PYTHONWARNINGS', 'ignore:IProgress', ','))
 
 @contextmanager
 def _environment(**variables):
@@ -148,12 +148,13 @@ class RunFailed(RuntimeError):
     "A run that stopped; its folder holds what there is"
 
 def _execute(entry, given, out, root, **variables):
-    "Execute a notebook into `out` with variables of the environment; what its cells print appears here and in log.txt beside it"
+    "Execute a notebook into `out`; what its cells print appears here and in log.txt beside it"
     import papermill
     with _logged(out.parent/'log.txt'), _environment(**_surroundings(root) | variables):
         try: papermill.execute_notebook(
-                str(entry.path), str(out), parameters=given, cwd=str(entry.path.parent), log_output=True, progress_bar=False,
-                stdout_file=_Echo(sys.stdout), stderr_file=_Echo(sys.stderr), autosave_cell_every=10, start_timeout=180,
+                str(entry.path), str(out), parameters=given, cwd=str(entry.path.parent), log_output=True,
+                progress_bar=False, stdout_file=_Echo(sys.stdout), stderr_file=_Echo(sys.stderr),
+                autosave_cell_every=10, start_timeout=180,
                 coalesce_streams=True, extra_arguments=['--log-level=CRITICAL'])
         except papermill.PapermillExecutionError as e:
             raise RunFailed(f'{entry.name} stopped in cell [{e.exec_count}] with {e.ename}: {e.evalue}') from None
@@ -183,7 +184,8 @@ def scrub(
 ) -> Any: # the same without the paths
     "Replace whole paths in every string, longest path first; pictures are left alone"
     if isinstance(value, list): return [scrub(v, paths) for v in value]
-    if isinstance(value, dict): return {k: v if re.match(r'image/(?!svg)', k) else scrub(v, paths) for k, v in value.items()}
+    def picture(kind): return re.match(r'image/(?!svg)', kind)
+    if isinstance(value, dict): return {k: v if picture(k) else scrub(v, paths) for k, v in value.items()}
     if not isinstance(value, str): return value
     for path in sorted(paths, key=len, reverse=True):
         value = re.sub(rf'(?<![\w.-]){re.escape(path)}(?![\w-])', lambda _: paths[path], value)
@@ -196,8 +198,8 @@ def private_paths(
     "The paths of this machine that no page may show"
     words = {f: '(folder)' for f in (*folders, os.environ.get('TEXTDIFFUSION_DATA'), os.environ.get('HF_HOME')) if f}
     words |= {str(root): '.', str(Path.home()): '~'}
-    forms = {form: word for path, word in words.items() for form in (path, os.path.abspath(path), os.path.realpath(path))}
-    return {form: word for form, word in forms.items() if len(form) > 1}
+    def forms(path): return {path, os.path.abspath(path), os.path.realpath(path)}
+    return {form: word for path, word in words.items() for form in forms(path) if len(form) > 1}
 
 def publish(
     record:Path, # record.json of a run that ended well
@@ -252,8 +254,8 @@ def _given(record, entry, presets):
     default = presets[record['preset']]
     default = default | default.get('on', {}).get(record['corpus'], {})
     names = [k for k in parameter_names(entry) if k not in ('preset', 'data_dir', 'base_model')]
-    differ = {k: record['parameters'][k] for k in names if k in record['parameters'] and record['parameters'][k] != default.get(k)}
-    return dict(preset=record['preset']) | differ
+    known = record['parameters']
+    return dict(preset=record['preset']) | {k: known[k] for k in names if k in known and known[k] != default.get(k)}
 
 def render(
     path:Path, # of a record
@@ -282,9 +284,12 @@ def page_faults(
     made, notebook = read_json(page), read_json(find_entry(rec['entry'], root).path)
     if made['metadata'].get('textdiffusion') != dict(record=rec['name'], sha256=digest(to_json(rec))):
         return ['its page was made from another record']
-    def text(cell): return _relinked(''.join(cell['source']), root) if cell['cell_type'] == 'markdown' else ''.join(cell['source'])
+    def text(cell):
+        said = ''.join(cell['source'])
+        return _relinked(said, root) if cell['cell_type'] == 'markdown' else said
     shown = [text(c) for c in made['cells'] if 'injected-parameters' not in c['metadata'].get('tags', [])]
-    return [] if shown == [text(c) for c in notebook['cells']] else ['its page was made from another text of the notebook']
+    same = shown == [text(c) for c in notebook['cells']]
+    return [] if same else ['its page was made from another text of the notebook']
 
 # %% ../nbs/lib/86_runs.ipynb #93f8ce8a
 def run(
@@ -299,7 +304,8 @@ def run(
         again = ', where an earlier attempt stopped' if (folder/'attempts.txt').exists() else ''
         print(f'{plan.entry.name} works in {folder.relative_to(plan.root)}{again}', flush=True)
         record, published = train(plan, folder), plan.cfg.preset != 'smoke'
-        page = render(publish(record, plan.root, private), plan.root) if published else render(record, plan.root, folder/'page.ipynb')
+        where = publish(record, plan.root, private) if published else record
+        page = render(where, plan.root, None if published else folder/'page.ipynb')
         _finish(folder, str(page.relative_to(plan.root)))
     print('Published' if published else 'Kept, since smoke runs are not published:', page.relative_to(plan.root))
     return page
