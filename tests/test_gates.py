@@ -138,6 +138,7 @@ def test_complete(project):
 @pytest.mark.parametrize('code', [
     'import pickle', 'import os, pickle as p', 'from pickle import loads', 'def f(): import dill', 'from torch import load', 'torch.load("w.pt")', 'torch.load("w.pt", weights_only=False)',
     'torch.save(w, "w.pt")', 'AutoModel.from_pretrained("m", trust_remote_code=True)', 'AutoModel.from_pretrained("m", trust_remote_code=trust)', 'np.load("a.npy", allow_pickle=True)',
+    'AutoTokenizer.from_pretrained("m")', 'AutoModel.from_pretrained("m", trust_remote_code=False)',
     'model.save_pretrained("m", safe_serialization=False)', 'frame.to_pickle("rows.pkl")'])
 @pytest.mark.parametrize('where', ['nbs/lib/20_more.ipynb', 'textdiffusion/more.py', 'tools/more.py'])
 def test_no_pickle(project, where, code):
@@ -147,7 +148,9 @@ def test_no_pickle(project, where, code):
     assert not ok and where in text
 
 def test_safe_loading_passes(project):
-    (project/'tools/more.py').write_text('torch.load("w.pt", weights_only=True)\nmodel.save_pretrained("m", trust_remote_code=False)\n')
+    safe = ('torch.load("w.pt", weights_only=True)', 'AutoTokenizer.from_pretrained("m", trust_remote_code=False)',
+            'AutoModel.from_pretrained("m", trust_remote_code=False, use_safetensors=True)')
+    (project/'tools/more.py').write_text('\n'.join(safe) + '\n')
     assert gates.run(gates.no_pickle, project)[0]
 
 def commit(project): subprocess.run(['git', '-C', project, '-c', 'user.name=a', '-c', 'user.email=a@example.invalid', 'commit', '-qam', 'more'], check=True)

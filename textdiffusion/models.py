@@ -392,7 +392,8 @@ def load(
     folder:str, # what `save_pretrained` wrote
 ) -> PreTrainedModel: # in eval mode, on the CPU
     "A saved model of this journal, by its folder; raises if a weight is missing, left over or of another shape"
-    model, info = AutoModel.from_pretrained(folder, output_loading_info=True, local_files_only=True)
+    model, info = AutoModel.from_pretrained(folder, output_loading_info=True, local_files_only=True,
+                                            trust_remote_code=False, use_safetensors=True)
     bad = {k: sorted(map(str, v)) for k, v in info.items() if v}
     if bad: raise ValueError(f'{folder} does not hold the whole model its config describes: {bad}')
     return model.eval()

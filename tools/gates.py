@@ -236,7 +236,15 @@ def complete(root):
 # --- 6 no pickle ---
 
 PICKLES = {'pickle', 'cPickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
-NEEDS = {'trust_remote_code': False, 'allow_pickle': False, 'safe_serialization': True, 'weights_only': True}
+NEEDS = {'use_safetensors': True, 'trust_remote_code': False, 'allow_pickle': False, 'safe_serialization': True, 'weights_only': True}
+
+LOADS = re.compile(r'(Auto|Bart|Bert|GPT|Roberta)\w*\.from_pretrained$')
+
+def required(called):
+    "What a call that loads from a folder or the hub has to say: no code that lies there is run, no pickle is read"
+    if not LOADS.match(called): return {}
+    weights = {} if re.match(r'Auto(Config|Tokenizer)', called) else dict(use_safetensors=True)
+    return dict(trust_remote_code=False) | weights
 
 def unsafe(tree):
     "What in this code reads or writes pickles, or runs code that came with a model"
@@ -249,6 +257,7 @@ def unsafe(tree):
         given = {k.arg: k.value for k in node.keywords}
         yield from (f'{called}(…, {k}={ast.unparse(v)})' for k, v in given.items() if k in NEEDS and not (isinstance(v, ast.Constant) and v.value is NEEDS[k]))
         if called == 'torch.load' and 'weights_only' not in given: yield 'torch.load without weights_only=True'
+        yield from (f'{called} without {k}={v}' for k, v in required(called).items() if k not in given)
         if called == 'torch.save' or called.endswith(('.to_pickle', '.read_pickle')): yield f'{called} writes or reads a pickle'
 
 def no_pickle(root):
