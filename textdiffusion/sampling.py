@@ -4,9 +4,10 @@
 
 # %% auto #0
 __all__ = ['spaced', 'ancestral_step', 'ddim_step', 'dpm_step', 'nearest', 'clamp', 'clamp_argmax', 'mean_of_scores',
-           'most_likely', 'evaluating', 'draw', 'snapshot', 'home', 'controlled', 'sample', 'canvas', 'even_times',
-           'uniform', 'categorical', 'greedy', 'first_k', 'ancestral', 'scheduled', 'at_least_one', 'random_k', 'top_k',
-           'threshold', 'Guess', 'beside', 'check_canvas', 'check_scores', 'unmask']
+           'most_likely', 'evaluating', 'draw', 'snapshot', 'home', 'controlled', 'check_finite', 'check_prediction',
+           'check_schedule', 'sample', 'canvas', 'even_times', 'uniform', 'categorical', 'greedy', 'first_k',
+           'ancestral', 'scheduled', 'at_least_one', 'random_k', 'top_k', 'threshold', 'Guess', 'beside',
+           'check_canvas', 'check_scores', 'unmask']
 
 # %% ../nbs/lib/50_sampling.ipynb #2676c1c1
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from .objectives import forbid
-from .schedules import grid, mask_linear, posterior
+from .schedules import MASK_SCHEDULES, SCHEDULES, grid, mask_linear, posterior
 
 # %% ../nbs/lib/50_sampling.ipynb #0b0c7c14
 def spaced(
@@ -165,6 +166,31 @@ def controlled(
         with torch.enable_grad(): x_s = guide(x_s, t_s, mean, std).detach()
     return project(x_s, t_s) if project else x_s
 
+# %% ../nbs/lib/50_sampling.ipynb #checksfn
+def check_finite(
+    logits:Tensor, # (…,V) scores of a call
+) -> Tensor:       # the same
+    "Raise if a position has no score: nan, or -inf for every token"
+    if logits.amax(-1).isfinite().all(): return logits
+    raise FloatingPointError('the denoiser returned scores that are nan, or infinite for every token; its weights are not usable')
+
+def check_prediction(
+    x0_hat:Tensor, # what a Gaussian denoiser returned first
+    logits:Tensor, # and second
+    x:Tensor,      # (B,L,D) what it was asked about
+) -> None:
+    "Raise if a prediction does not fit its input, or is not finite"
+    if x0_hat.shape != x.shape:
+        raise ValueError(f'the denoiser must return x0_hat like its input, {tuple(x.shape)}, but returned {tuple(x0_hat.shape)}')
+    check_finite(logits)
+
+def check_schedule(
+    alpha_bar:Callable, # the schedule
+) -> None:
+    "Raise if a schedule for masks is given to a model of Gaussian noise"
+    if alpha_bar in MASK_SCHEDULES.values():
+        raise ValueError(f'{alpha_bar.__name__} is a schedule for masks; choose one of SCHEDULES: {", ".join(SCHEDULES)}')
+
 # %% ../nbs/lib/50_sampling.ipynb #bba55269
 def sample(
     denoiser:Callable,              # (x_t (B,L,D), t (B,), x0_prev (B,L,D) or None) -> x0_hat (B,L,D), logits (B,L,V)
@@ -178,13 +204,15 @@ def sample(
     guide:Callable|None=None,       # (x_s, t_s, mean, std) -> x_s, after every step
     project:Callable|None=None,     # (x_s, t_s) -> x_s, after `guide`
     decode:Callable=most_likely,    # (x at t = 0, last logits) -> ids
-    self_condition:bool=False,      # pass the last guess, before rounding, to the next call
+    self_condition:bool|None=None,  # pass the last guess, before rounding, to the next call; None: as the model was trained
     x_T:Tensor|None=None,           # (B,L,D) the noise to start from; drawn if None
     generator:torch.Generator|None=None, # x_T is drawn first, then one noise per call
     device:torch.device|str|None=None,   # None: where the denoiser's parameters are
     trace_every:int=0,              # keep every n-th call and the last; 0 keeps none
 ) -> tuple:                         # ids (B,L) int64, and the trace: a list of `snapshot`s
     "Generate from noise: the times of the calls fall from 1, the model's mode is restored, the same generator state gives the same ids"
+    check_schedule(alpha_bar)
+    if self_condition is None: self_condition = getattr(getattr(denoiser, 'config', None), 'self_condition', False)
     device, t = device or home(denoiser), times(steps)
     ab, t = alpha_bar(t).tolist()[:-1] + [1.], t.tolist()
     x = (draw(shape, generator, device) if x_T is None else x_T.to(device)).float()
@@ -193,7 +221,7 @@ def sample(
     with evaluating(denoiser):
         for i in range(steps):
             raw, logits = denoiser(x, x.new_full(shape[:1], t[i]), x0_prev)
-            if raw.shape != x.shape: raise ValueError(f'the denoiser must return x0_hat like its input, {tuple(x.shape)}, but returned {tuple(raw.shape)}')
+            check_prediction(raw, logits, x)
             if trace_every and (i%trace_every == 0 or i == steps-1): trace.append(snapshot(t[i], logits))
             x0_hat = (round_fn(raw, logits) if round_fn else raw).to(x.dtype)
             stepper = lambda x_t, x0_hat, noise: step(x_t, x0_hat, ab[i], ab[i+1], noise, previous)
@@ -368,8 +396,9 @@ def check_scores(
 ) -> Tensor:       # logits
     "The scores of a call, or a ValueError if they do not fit the canvas or the mask"
     if logits.shape[:2] != z.shape: raise ValueError(f'the denoiser must return scores for each of {tuple(z.shape)} positions, but returned {tuple(logits.shape)}')
-    if mask_id > logits.shape[-1]: raise ValueError(f'mask_id {mask_id} is outside: the denoiser scores {logits.shape[-1]} tokens, so the mask is one of them or id {logits.shape[-1]}')
-    return logits
+    if mask_id > (n := logits.shape[-1]):
+        raise ValueError(f'mask_id {mask_id} is outside: the denoiser scores {n} tokens, so the mask is one of them or id {n}')
+    return check_finite(logits)
 
 # %% ../nbs/lib/50_sampling.ipynb #97b8cc2d
 def unmask(
