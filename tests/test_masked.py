@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from helpers import overhead
 from textdiffusion import grammar
-from textdiffusion.corpora import list_tokenizer, oracle
+from textdiffusion.corpora import oracle
+from textdiffusion.tokenizing import list_tokenizer
 from textdiffusion.evaluation import exact_nll, mask_exactly, masked_nelbo, masked_oracle, oracle_scores, possible, rates, spread_counts
 from textdiffusion.grammar import Grammar, read_rules
 from textdiffusion.models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, load, rms_norm, rotary

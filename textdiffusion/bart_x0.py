@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from .corpora import hub_answers
+from .reading_text import hub_answers
 from .evaluation import counted, denoising_table
 from .models import TiedDecoder, time_features
 from .objectives import Draw, decoder_nll, eps_mse, grid_t, objective, t0_mse, x0_mse
