@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from textdiffusion import corpora, reading_text, tokenizing
 from textdiffusion.corpora import CORPORA, build_corpus, draw_seed, epoch_rows, load_corpus
 from textdiffusion.reading_text import TO_BYTE, read_lines, read_plain, repair_all, repair_encoding
-from textdiffusion.tokenizing import LONG, block_rows, bpe_tokenizer, char_tokenizer, encode, encode_stream, list_tokenizer, marks, resolve_tokenizer, word_tokenizer
+from textdiffusion.tokenizing import (LONG, block_rows, bpe_tokenizer, char_tokenizer, encode, encode_stream, list_tokenizer,
+                                      marks, resolve_tokenizer, word_tokenizer)
 
 DATA = os.environ.get('TEXTDIFFUSION_DATA')
 real_text = pytest.mark.skipif(not DATA, reason='TEXTDIFFUSION_DATA is not set')
@@ -62,7 +63,8 @@ def test_order_of_the_three_ways(tmp_path, monkeypatch):
 
 
 def test_a_folder_of_an_unknown_user(monkeypatch):
-    with pytest.raises(FileNotFoundError, match="data_dir names the folder '~nosuchuser/data', of a user"): load_corpus('e2e', data_dir='~nosuchuser/data')
+    with pytest.raises(FileNotFoundError, match="data_dir names the folder '~nosuchuser/data', of a user"):
+        load_corpus('e2e', data_dir='~nosuchuser/data')
     monkeypatch.setenv('TEXTDIFFUSION_DATA', '~nosuchuser')
     with pytest.raises(FileNotFoundError, match='TEXTDIFFUSION_DATA names the folder'): load_corpus('wikitext2')
 
@@ -143,7 +145,8 @@ def test_the_record_holds_no_path(tmp_path):
 def test_unknown_name_and_length(oracle):
     with pytest.raises(ValueError, match="unknown corpus 'e2'.*restaurants.*e2e.*imdb"): load_corpus('e2')
     for bad in (3, 0, -1, 8.5, '48', 4097, 99_999_999):
-        with pytest.raises(ValueError, match='seq_len must be an integer of at least 4.* and at most 4096'): load_corpus('e2e', seq_len=bad)
+        with pytest.raises(ValueError, match='seq_len must be an integer of at least 4.* and at most 4096'):
+            load_corpus('e2e', seq_len=bad)
     with pytest.raises(ValueError, match=f'at least {oracle.seq_len} '): load_corpus('restaurants', seq_len=oracle.seq_len-1)
     assert load_corpus('restaurants', seq_len=oracle.seq_len+3).seq_len == oracle.seq_len+3
 
@@ -180,7 +183,8 @@ def test_bad_text_files(tmp_path):
 
 def write_wikitext(folder, train, held_out=' fish and chips .\n'*20):
     (folder/'wikitext-2').mkdir(parents=True, exist_ok=True)
-    for split in ('train', 'valid', 'test'): (folder/f'wikitext-2/{split}.txt').write_text(train if split == 'train' else held_out)
+    for split, text in dict(train=train, valid=held_out, test=held_out).items():
+        (folder/f'wikitext-2/{split}.txt').write_text(text)
     return folder
 
 
@@ -203,48 +207,56 @@ def test_an_undecoded_csv_is_refused(tmp_path):
         load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'bad', damaged))
     assert '\n' not in str(error.value)
     one_cell = as_csv(['\n'.join(SAID)])
-    with pytest.raises(ValueError, match='train.txt: line 1 is a quoted CSV field'): load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'cell', one_cell))
-    inside = '\n'.join(line.replace('"', '""') for line in SAID)                     # the marks at the ends were stripped, those inside not undone
-    with pytest.raises(ValueError, match=r'wikitext-2/train.txt: line 2 doubles a quotation mark .* held-out text never does'):
+    with pytest.raises(ValueError, match='train.txt: line 1 is a quoted CSV field'):
+        load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'cell', one_cell))
+    inside = '\n'.join(line.replace('"', '""') for line in SAID)  # stripped at the ends, not undone inside
+    with pytest.raises(ValueError, match='wikitext-2/train.txt: line 2 doubles a quotation mark .* held-out text never'):
         load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'inside', inside))
-    assert load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'all', inside, inside)).name == 'wikitext2'      # the language of this text
+    load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'all', inside, inside))   # the language of this text
 
 
 def test_other_lists_of_lines_are_read_alike(tmp_path):
     (tmp_path/'a.txt').write_text('\n'.join(['" a whole quotation "', '"" empty', '" the road " and " the store "']))
     assert len(read_lines(tmp_path/'a.txt')) == 3
-    for folder, file in (('tiny_shakespeare', 'input.txt'), ('rotten_tomatoes', 'rt-polarity.neg'), ('rotten_tomatoes', 'rt-polarity.pos')):
-        (tmp_path/folder).mkdir(exist_ok=True)
-        (tmp_path/folder/file).write_text(as_csv(SAID))
-        with pytest.raises(ValueError, match=f'{file}: line 2 is a quoted CSV field'): read_plain(tmp_path/folder/file)
+    for file in ('tiny_shakespeare/input.txt', 'rotten_tomatoes/rt-polarity.neg', 'rotten_tomatoes/rt-polarity.pos'):
+        (tmp_path/file).parent.mkdir(exist_ok=True)
+        (tmp_path/file).write_text(as_csv(SAID))
+        with pytest.raises(ValueError, match=f'{file}: line 2 is a quoted CSV field'): read_plain(tmp_path/file)
     for name in ('tiny_shakespeare', 'rotten_tomatoes'):
         with pytest.raises(ValueError, match='is a quoted CSV field'): load_corpus(name, data_dir=tmp_path)
 
 
 def test_a_shortened_text_says_so(tmp_path):
     c = load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path, '\n'.join(SAID)))
-    assert c.info['note'] == 'blank lines left out; size not as published: train 228 not 2,051,910, valid 80 not 213,886, test 80 not 241,211'
-    assert load_corpus('e2e', data_dir=write_e2e(tmp_path)).info['note'].startswith('size not as published: train 12 not 42,061')
+    sizes = 'train 228 not 2,051,910, valid 80 not 213,886, test 80 not 241,211'
+    assert c.info['note'] == f'blank lines left out; size not as published: {sizes}'
+    c = load_corpus('e2e', data_dir=write_e2e(tmp_path))
+    assert c.info['note'].startswith('size not as published: train 12 not 42,061')
 
 
 def test_too_little_text(tmp_path):
     (tmp_path/'rotten_tomatoes').mkdir()
     for c in ('pos', 'neg'): (tmp_path/f'rotten_tomatoes/rt-polarity.{c}').write_text('a film .\n')
-    with pytest.raises(ValueError, match='rotten_tomatoes: a class has only 1 texts, which leaves none for split valid'): load_corpus('rotten_tomatoes', data_dir=tmp_path)
-    with pytest.raises(ValueError, match=r'e2e: every word of the training text is unknown .*V = 4'): load_corpus('e2e', data_dir=write_e2e(tmp_path, ['rare words only']))
-    with pytest.raises(ValueError, match='toy: split test has no text'): build_corpus('toy', dict(train=['a'], valid=['a'], test=[]), word_tokenizer, 8)
+    with pytest.raises(ValueError, match='rotten_tomatoes: a class has only 1 texts, which leaves none for split valid'):
+        load_corpus('rotten_tomatoes', data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r'e2e: every word of the training text is unknown .*V = 4'):
+        load_corpus('e2e', data_dir=write_e2e(tmp_path, ['rare words only']))
+    with pytest.raises(ValueError, match='toy: split test has no text'):
+        build_corpus('toy', dict(train=['a'], valid=['a'], test=[]), word_tokenizer, 8)
 
 
 def test_an_oracle_reads_no_files(tmp_path):
     for name in ('restaurants', 'restaurants-large'):
-        with pytest.raises(ValueError, match=f'{name} is drawn from a grammar and reads no files; leave data_dir out'): load_corpus(name, data_dir=tmp_path)
+        with pytest.raises(ValueError, match=f'{name} is drawn from a grammar and reads no files; leave data_dir out'):
+            load_corpus(name, data_dir=tmp_path)
 
 
 def test_copies_are_counted(tmp_path, oracle):
     info = load_corpus('e2e', data_dir=write_e2e(tmp_path, ['fish']*12 + ['chips'])).info
     assert info['duplicates'] == dict(train=11, valid=11, test=11) and info['test_in_train'] == 13
     train = set(oracle.text['train'])
-    assert oracle.info['duplicates']['train'] == 20_000 - len(train) and oracle.info['test_in_train'] == sum(t in train for t in oracle.text['test'])
+    assert oracle.info['duplicates']['train'] == 20_000 - len(train)
+    assert oracle.info['test_in_train'] == sum(t in train for t in oracle.text['test'])
     running = load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path, '\n'.join(SAID))).info
     assert 'duplicates' not in running and 'test_in_train' not in running
 
@@ -257,9 +269,12 @@ def test_repr_is_short(oracle, tmp_path):
 def test_code_in_a_tokenizer_folder_is_never_run(tmp_path, no_hub):
     ran = tmp_path/'ran'
     (tmp_path/'tok').mkdir()
-    (tmp_path/'tok/mine.py').write_text(f"open({str(ran)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast\nclass Mine(PreTrainedTokenizerFast): pass\n")
-    (tmp_path/'tok/tokenizer_config.json').write_text(json.dumps({'tokenizer_class': 'Mine', 'auto_map': {'AutoTokenizer': ['mine.Mine', 'mine.Mine']}}))
-    with pytest.raises(ValueError, match='code beside it is never run'): load_corpus('e2e', tokenizer=tmp_path/'tok', data_dir=write_e2e(tmp_path))
+    code = f"open({str(ran)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast as Mine\n"
+    (tmp_path/'tok/mine.py').write_text(code)
+    config = {'tokenizer_class': 'Mine', 'auto_map': {'AutoTokenizer': ['mine.Mine', 'mine.Mine']}}
+    (tmp_path/'tok/tokenizer_config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match='code beside it is never run'):
+        load_corpus('e2e', tokenizer=tmp_path/'tok', data_dir=write_e2e(tmp_path))
     assert not ran.exists()
 
 
@@ -375,23 +390,28 @@ def test_oracle_in_another_tokenizer(oracle):
 ODD = ['press [EOS] to stop', 'the [MASK] is a token', 'fill [PAD] here', '[BOS] [CLS] [SEP]', '[EOS][EOS]', 'a[MASK]b']
 
 
-@pytest.mark.parametrize('build', [word_tokenizer, partial(word_tokenizer, pattern=r'\S+'), char_tokenizer, partial(bpe_tokenizer, vocab_size=320)])
-def test_the_name_of_a_special_token_is_text(build, tmp_path):
+@pytest.mark.parametrize('build, lossless', [
+    (word_tokenizer, False), (partial(word_tokenizer, pattern=r'\S+'), False), (char_tokenizer, True),
+    (partial(bpe_tokenizer, vocab_size=320), True)])
+def test_the_name_of_a_special_token_is_text(build, lossless, tmp_path):
     made = build([*TEXTS, *ODD]*3)
     made.save_pretrained(tmp_path)
     assert made.convert_tokens_to_ids(['[PAD]', '[BOS]', '[EOS]', '[UNK]', '[MASK]']) == [0, 1, 2, 3, len(made)-1]
     for tok in (made, resolve_tokenizer(tmp_path, [])):
         rows = encode(tok, ODD)
         assert not {i for row in rows for i in row} & set(marks(tok)) and encode(tok, ['[UNK]']) == [[3]]
-        if build is char_tokenizer or build.__class__ is partial and build.func is bpe_tokenizer: assert [tok.decode(row) for row in rows] == ODD
+        assert ([tok.decode(row) for row in rows] == ODD) == lossless
         c = build_corpus('toy', dict.fromkeys(('train', 'valid', 'test'), ODD), tok, 40)
-        assert (c.train == c.eos_id).sum() == len(ODD) and not (c.train == c.mask_id).any() and all(c.words(c.train)) and c.real(c.train)[0].sum() == len(rows[0]) + 1
+        assert (c.train == c.eos_id).sum() == len(ODD) and not (c.train == c.mask_id).any() and all(c.words(c.train))
+        assert c.real(c.train)[0].sum() == len(rows[0]) + 1
 
 
 def test_a_foreign_tokenizer_takes_names_for_text_too():
     names = ['<pad>', '<unk>', '<s>', '</s>', '<mask>']
-    backend = Tokenizer(models.Unigram([(t, 0.) for t in names] + [(c, -2.) for c in 'abcdefghijklmnopqrstuvwxyz </>'], unk_id=1))   # a model that finds </s> in any text
-    tok = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token='<pad>', unk_token='<unk>', bos_token='<s>', eos_token='</s>', mask_token='<mask>')
+    letters = [(c, -2.) for c in 'abcdefghijklmnopqrstuvwxyz </>']
+    backend = Tokenizer(models.Unigram([(t, 0.) for t in names] + letters, unk_id=1))      # finds </s> in any text
+    roles = dict(zip(('pad_token', 'unk_token', 'bos_token', 'eos_token', 'mask_token'), names))
+    tok = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
     assert tok.encode('a</s>') == [backend.token_to_id('a'), 3]
     assert encode(tok, ['a</s>', '<pad>', '<unk>']) == [[backend.token_to_id('a'), 1], [1], [1]]
 
@@ -399,9 +419,11 @@ def test_a_foreign_tokenizer_takes_names_for_text_too():
 def test_a_long_line_is_read_in_pieces():
     line = ' '.join(f'the river {i % 7}  serves “fish”' for i in range(20_000))
     assert len(line) > 4*LONG
-    for build in (word_tokenizer, partial(word_tokenizer, pattern=r'\n|\S+', min_count=3), char_tokenizer, partial(bpe_tokenizer, vocab_size=300)):
+    spaced = partial(word_tokenizer, pattern=r'\n|\S+', min_count=3)
+    for build in (word_tokenizer, spaced, char_tokenizer, partial(bpe_tokenizer, vocab_size=300)):
         tok = build([line])
-        assert tok.get_vocab() == build(line.splitlines()).get_vocab() and encode_stream(tok, [line, 'fish']).tolist() == sum(encode(tok, [line, 'fish']), [])
+        assert encode_stream(tok, [line, 'fish']).tolist() == sum(encode(tok, [line, 'fish']), [])
+    assert spaced([line]).get_vocab() == spaced(line.split("  ")).get_vocab()
 
 
 # --- rows ---
@@ -495,14 +517,19 @@ def test_e2e(e2e):
 
 
 @real_text
-def test_copies_in_e2e(e2e): assert e2e.info['duplicates'] == dict(train=1279, valid=173, test=161) and e2e.info['test_in_train'] == 23 and e2e.info['note'] == ''
+def test_copies_in_e2e(e2e):
+    assert e2e.info['duplicates'] == dict(train=1279, valid=173, test=161) and e2e.info['test_in_train'] == 23
+    assert e2e.info['note'] == ''                                                # of the published size
 
 
 @real_text
 @pytest.mark.parametrize('name, seq_len, fingerprint', [
-    ('restaurants', None, 'a0cf2def7a79'), ('restaurants-large', None, 'cc1cb6d92c54'), ('e2e', 40, 'fe1fa3740019'), ('rotten_tomatoes', None, '16db812a400a'),
+    ('restaurants', None, 'a0cf2def7a79'), ('restaurants-large', None, 'cc1cb6d92c54'), ('e2e', 40, 'fe1fa3740019'),
+    ('rotten_tomatoes', None, '16db812a400a'),
     ('tiny_shakespeare', 64, '9ddf57cbb68e'), ('tiny_shakespeare', None, 'ffd33b2045ca')])
-def test_corpora_of_the_records(name, seq_len, fingerprint): assert load_corpus(name, seq_len, data_dir=DATA if 'rest' not in name else None).fingerprint == fingerprint
+def test_corpora_of_the_records(name, seq_len, fingerprint, monkeypatch):
+    monkeypatch.setenv('TEXTDIFFUSION_DATA', DATA)
+    assert load_corpus(name, seq_len).fingerprint == fingerprint
 
 
 @real_text
@@ -522,5 +549,5 @@ def test_other_texts(name, tokens, V):
 @real_text
 def test_wikitext2():
     c = load_corpus('wikitext2', data_dir=DATA)
-    assert c.info['encoding'] == dict(found=0, repaired=0) and c.info['note'] == 'blank lines left out'         # the published word counts
+    assert c.info['encoding'] == dict(found=0, repaired=0) and c.info['note'] == 'blank lines left out'     # published sizes
     assert (c.fingerprint, c.vocab_size) == ('b8fccee024a0', 13_526)

@@ -5,22 +5,24 @@
 # %% auto #0
 __all__ = ['CORPORA', 'MAX_LEN', 'draw_seed', 'step_generator', 'epoch_order', 'epoch_rows', 'Corpus', 'real', 'batch', 'to',
            'words', 'after_eos', 'decode', 'fingerprint', 'describe', 'build_corpus', 'build_stream', 'oracle', 'spell',
-           'word_rows', 'spelled_rows', 'e2e', 'wikitext2', 'tiny_shakespeare', 'stratified', 'rotten_tomatoes', 'imdb',
+           'word_rows', 'spelled_rows', 'e2e', 'wikitext2', 'tiny_shakespeare', 'rotten_tomatoes', 'imdb',
            'load_corpus']
 
 # %% ../nbs/lib/10_corpora.ipynb #5e56f19b
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 import torch
-from torch import Tensor, tensor
+from torch import Tensor
 from .grammar import GRAMMARS, Grammar, load_grammar
-from .reading_text import find_text, hub_dataset, read_column, read_lines, read_plain, refuse_doubled, repair_all, split_lines, with_sizes
-from .tokenizing import SPECIALS, block_rows, char_tokenizer, encode, encode_stream, list_tokenizer, resolve_tokenizer, sentence_rows, special_ids, word_tokenizer
+from .reading_text import (find_text, hub_dataset, read_column, read_lines, read_plain, refuse_doubled,
+    repair_all, split_lines, stratified, with_sizes)
+from .tokenizing import (SPECIALS, block_rows, char_tokenizer, encode, encode_stream, list_tokenizer,
+    resolve_tokenizer, sentence_rows, special_ids, word_tokenizer)
 
 # %% ../nbs/lib/10_corpora.ipynb #3258fe0f
 def draw_seed(
@@ -94,7 +96,8 @@ class Corpus:
         "One line: the name, the rows of each split, and what decides whether two corpora may be compared"
         rows = ' + '.join(f'{len(ids):,}' for ids in (self.train, self.valid, self.test))
         kind = 'running text' if self.eos_id is None else 'sentences'
-        return f'Corpus({self.name!r}, {kind}, {rows} rows, L={self.seq_len}, V={self.vocab_size:,}, fingerprint {self.info.get("fingerprint")})'
+        sizes = f'{rows} rows, L={self.seq_len}, V={self.vocab_size:,}'
+        return f'Corpus({self.name!r}, {kind}, {sizes}, fingerprint {self.info.get("fingerprint")})'
 
 # %% ../nbs/lib/10_corpora.ipynb #4f7eada8
 def real(
@@ -198,31 +201,35 @@ def build_corpus(
     running:bool=False,          # whether the text is one stream, cut into blocks
     **facts,                     # source, licence, note: go into the record
 ) -> Corpus:                     # of real text
-    "Repair, tokenise, frame or cut, and describe; a split without text and a training text of unknown words only are errors"
+    "Repair, tokenise, frame or cut, and describe; an empty split and a training text of unknown words are errors"
     repaired = {split: repair_all(texts) for split, texts in text.items()}
     text = {split: texts for split, (texts, _) in repaired.items()}
-    if empty := [split for split, texts in text.items() if not texts]: raise ValueError(f'{name}: split {empty[0]} has no text; expected at least one text in each of {", ".join(text)}.')
+    if empty := [split for split, texts in text.items() if not texts]:
+        raise ValueError(f'{name}: split {empty[0]} has no text; expected at least one in each of {", ".join(text)}.')
     facts['encoding'] = {key: sum(counts[key] for _, counts in repaired.values()) for key in ('found', 'repaired')}
     tokenizer = resolve_tokenizer(tokenizer, text['train'])
     special = special_ids(tokenizer, running)
-    cut = _blocks if running else _sentences
-    rows = {split: cut(f'{name}: split {split}', tokenizer, texts, special, seq_len) for split, texts in text.items()}
+    cut = partial(_blocks if running else _sentences, tokenizer, special, seq_len)
+    rows = {split: cut(f'{name}: split {split}', texts) for split, texts in text.items()}
     if running: text = {split: [''.join(texts)] for split, texts in text.items()}
-    corpus = Corpus(name, **{split: ids for split, (ids, _) in rows.items()}, tokenizer=tokenizer, text=text, info={}, special=special)
+    ids = {split: ids for split, (ids, _) in rows.items()}
+    corpus = Corpus(name, **ids, tokenizer=tokenizer, text=text, info={}, special=special)
     corpus.info = describe(corpus, {split: lost for split, (_, lost) in rows.items()}, **facts)
-    if corpus.info['oov']['train'] == 1: raise ValueError(f'{name}: every word of the training text is unknown to the tokenizer (V = {corpus.vocab_size}); expected words that it has, or for a word tokenizer enough text that some pass its count.')
+    if corpus.info['oov']['train'] == 1:
+        raise ValueError(f'{name}: every word of the training text is unknown to the tokenizer (V = {corpus.vocab_size}); '
+                         'expected words that it has, or for a word tokenizer enough text that some pass its count.')
     return corpus
 
-def _sentences(label, tokenizer, texts, special, seq_len):
+def _sentences(tokenizer, special, seq_len, label, texts):
     "The rows of sentences, and the share of them that were cut"
     rows = encode(tokenizer, texts)
     return sentence_rows(rows, special, seq_len), sum(len(row) > seq_len-2 for row in rows)/len(rows)
 
-def _blocks(label, tokenizer, texts, special, seq_len):
+def _blocks(tokenizer, special, seq_len, label, texts):
     "The rows of running text, and the share of its tokens left out at the end"
-    stream = encode_stream(tokenizer, texts)
-    if len(stream) < seq_len: raise ValueError(f'{label} has {len(stream)} tokens, fewer than one block of seq_len={seq_len}.')
-    return block_rows(stream, seq_len), len(stream) % seq_len/len(stream)
+    n = len(stream := encode_stream(tokenizer, texts))
+    if n < seq_len: raise ValueError(f'{label} has {n} tokens, fewer than one block of seq_len={seq_len}.')
+    return block_rows(stream, seq_len), n % seq_len/n
 
 # %% ../nbs/lib/10_corpora.ipynb #9823d954
 def build_stream(
@@ -243,7 +250,7 @@ def oracle(
     data_dir:str|Path|None=None, # must be None: the language needs no data
 ) -> Corpus:                     # with `grammar` and fresh batches
     "An oracle language: training batches drawn fresh, three fixed samples"
-    if data_dir: raise ValueError(f'{name} is drawn from a grammar and reads no files; leave data_dir out, or choose a corpus of real text.')
+    if data_dir: raise ValueError(f'{name} is drawn from a grammar and reads no files; leave data_dir out.')
     grammar = load_grammar(name)
     drawn = {split: grammar.draw(n, torch.Generator().manual_seed(i)) for i, (split, n) in enumerate([('train', 20_000), ('valid', 2_000), ('test', 2_000)])}
     text = {split: spell(grammar, words) for split, words in drawn.items()}
@@ -300,8 +307,9 @@ def e2e(
         return {split: list(data[key]['human_reference']) for split, key in dict(train='train', valid='validation', test='test').items()}
     files = dict(train='e2e/trainset.csv', valid='e2e/devset.csv', test='e2e/testset_w_refs.csv')
     text, source = find_text('e2e', files, partial(read_column, column='ref'), hub, data_dir)
-    return build_corpus('e2e', text, tokenizer or partial(word_tokenizer, min_count=11), seq_len or 48, source=source, licence='CC BY-SA 4.0',
-                        note=with_sizes('', 'e2e', {split: len(rows) for split, rows in text.items()}))
+    note = with_sizes('', 'e2e', {split: len(rows) for split, rows in text.items()})
+    return build_corpus('e2e', text, tokenizer or partial(word_tokenizer, min_count=11), seq_len or 48,
+                        source=source, licence='CC BY-SA 4.0', note=note)
 
 # %% ../nbs/lib/10_corpora.ipynb #1952b901
 def wikitext2(
@@ -312,13 +320,16 @@ def wikitext2(
     "WikiText-2, word level"
     def hub():
         data = hub_dataset('Salesforce/wikitext', 'wikitext-2-v1')
-        return {split: '\n'.join(map(str.strip, data[key]['text'])) for split, key in dict(train='train', valid='validation', test='test').items()}
-    text, source = find_text('wikitext2', {split: f'wikitext-2/{split}.txt' for split in ('train', 'valid', 'test')}, read_plain, hub, data_dir)
-    refuse_doubled(text['train'], [text['valid'], text['test']], 'wikitext-2/train.txt')
+        keys = dict(train='train', valid='validation', test='test')
+        return {split: '\n'.join(map(str.strip, data[key]['text'])) for split, key in keys.items()}
+    files = {split: f'wikitext-2/{split}.txt' for split in ('train', 'valid', 'test')}
+    text, source = find_text('wikitext2', files, read_plain, hub, data_dir)
+    refuse_doubled(text['train'], [text['valid'], text['test']], files['train'])
     text = {split: '\n'.join(split_lines(t)) + '\n' for split, t in text.items()}
     words = partial(word_tokenizer, min_count=11, pattern=r'\n|\S+', unknown=['<unk>'])
     note = with_sizes('blank lines left out', 'wikitext2', {split: len(t.split()) for split, t in text.items()})
-    return build_stream('wikitext2', text, tokenizer or words, seq_len or 128, source=source, licence='CC BY-SA 3.0', note=note)
+    return build_stream('wikitext2', text, tokenizer or words, seq_len or 128,
+                        source=source, licence='CC BY-SA 3.0', note=note)
 
 def tiny_shakespeare(
     seq_len:int|None=None,       # L; None for 256
@@ -333,24 +344,8 @@ def tiny_shakespeare(
     text = text['all']; n = len(text)*9//10
     parts = dict(train=text[:n], valid=text[n:], test=text[n:])
     note = with_sizes('valid and test are the same text, the last 10 %', 'tiny_shakespeare', dict(all=len(text)))
-    return build_stream('tiny_shakespeare', parts, tokenizer or char_tokenizer, seq_len or 256, source=source, licence='public domain', note=note)
-
-# %% ../nbs/lib/10_corpora.ipynb #54dd6c35
-def stratified(
-    classes:Sequence[Sequence[str]], # the texts of each class
-    shares:dict[str, float],         # split -> share; they add up to 1
-    seed:int=0,                      # of the shuffling
-) -> dict[str, list[str]]:           # split -> texts, classes mixed
-    "Shuffle and cut each class in the same proportions, whatever order the texts came in; a class too small to be in every split is an error"
-    generator, parts = torch.Generator().manual_seed(seed), {split: [] for split in shares}
-    shuffled = lambda texts: [texts[i] for i in torch.randperm(len(texts), generator=generator)]
-    for texts in classes:
-        texts, start, total = shuffled(sorted(texts)), 0, 0.
-        for split, share in shares.items():
-            total += share; end = round(total*len(texts))
-            if start == end: raise ValueError(f'a class has only {len(texts)} texts, which leaves none for split {split} (a share of {share}); expected more in every class.')
-            parts[split] += texts[start:end]; start = end
-    return {split: shuffled(texts) for split, texts in parts.items()}
+    return build_stream('tiny_shakespeare', parts, tokenizer or char_tokenizer, seq_len or 256,
+                        source=source, licence='public domain', note=note)
 
 # %% ../nbs/lib/10_corpora.ipynb #1c54ae8d
 def rotten_tomatoes(
@@ -366,8 +361,9 @@ def rotten_tomatoes(
     classes, source = find_text('rotten_tomatoes', {c: f'rotten_tomatoes/rt-polarity.{c}' for c in ('pos', 'neg')}, read_lines, hub, data_dir)
     try: text = stratified([classes['pos'], classes['neg']], dict(train=.8, valid=.1, test=.1))
     except ValueError as error: raise ValueError(f'rotten_tomatoes: {error}') from None
-    return build_corpus('rotten_tomatoes', text, tokenizer or partial(word_tokenizer, min_count=3), seq_len or 64, source=source, licence='for research',
-                        note=with_sizes('split 80/10/10 by class, seed 0', 'rotten_tomatoes', {c: len(texts) for c, texts in classes.items()}))
+    note = with_sizes('split 80/10/10 by class, seed 0', 'rotten_tomatoes', {c: len(texts) for c, texts in classes.items()})
+    return build_corpus('rotten_tomatoes', text, tokenizer or partial(word_tokenizer, min_count=3), seq_len or 64,
+                        source=source, licence='for research', note=note)
 
 def imdb(
     seq_len:int|None=None,       # L; None for 256
@@ -397,5 +393,7 @@ def load_corpus(
 ) -> Corpus:                     # splits, tokenizer, text and the facts about them
     "A corpus by name; bad input is refused with one sentence before anything is tokenised"
     if name not in CORPORA: raise ValueError(f'unknown corpus {name!r}; choose from {", ".join(CORPORA)}.')
-    if seq_len is not None and not (isinstance(seq_len, int) and 4 <= seq_len <= MAX_LEN): raise ValueError(f'seq_len must be an integer of at least 4 (BOS, two words, EOS) and at most {MAX_LEN}, got {seq_len!r}.')
+    if seq_len is not None and not (isinstance(seq_len, int) and 4 <= seq_len <= MAX_LEN):
+        raise ValueError('seq_len must be an integer of at least 4 (BOS, two words, EOS) '
+                         f'and at most {MAX_LEN}, got {seq_len!r}.')
     return CORPORA[name](seq_len, tokenizer, data_dir)

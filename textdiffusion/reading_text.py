@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['HIGH', 'TO_BYTE', 'FOLLOWS_A_LETTER', 'NEXT', 'NEVER', 'SUSPECT', 'CERTAIN', 'PUBLISHED', 'read_text', 'undecoded',
            'csv_rows', 'read_column', 'repair_encoding', 'repair_all', 'read_plain', 'read_lines', 'split_lines',
-           'refuse_doubled', 'find_folder', 'find_text', 'hub_answers', 'hub_dataset', 'with_sizes']
+           'refuse_doubled', 'find_folder', 'find_text', 'hub_answers', 'hub_dataset', 'with_sizes', 'stratified']
 
 # %% ../nbs/lib/05_reading_text.ipynb #b5730078
 import csv
@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
+import torch
 
 # %% ../nbs/lib/05_reading_text.ipynb #27898194
 def read_text(
@@ -47,11 +48,14 @@ def csv_rows(
     try:
         for row in reader:
             header = header or row
-            if row and len(row) != len(header): raise ValueError(f'{path}: the row on line {start} has {len(row)} fields, expected {len(header)} ({", ".join(header)}).')
+            if row and len(row) != len(header):
+                expected = f'{len(header)} ({", ".join(header)})'
+                raise ValueError(f'{path}: the row on line {start} has {len(row)} fields, expected {expected}.')
             if row: yield start, row
             start = reader.line_num + 1
     except csv.Error as error:
-        raise ValueError(f'{path} is not valid CSV: line {reader.line_num}, in the row that begins on line {start}: {error}.') from None
+        where = f'line {reader.line_num}, in the row that begins on line {start}'
+        raise ValueError(f'{path} is not valid CSV: {where}: {error}.') from None
 
 def read_column(
     path:str|Path, # a CSV file with a header
@@ -62,7 +66,9 @@ def read_column(
     if column not in columns: raise ValueError(f'{path} has no column {column!r}; its columns are {", ".join(map(repr, columns))}.')
     at = columns.index(column)
     for line, row in rows:
-        if undecoded(row[at]): raise ValueError(f'{path}: the row on line {line} was quoted twice; expected {column} with single quotation marks once the CSV is decoded.')
+        if undecoded(row[at]):
+            raise ValueError(f'{path}: the row on line {line} was quoted twice; expected {column} without doubled '
+                             'quotation marks once the CSV is decoded.')
     cells = [row[at] for _, row in rows if row[at].strip()]
     if not cells: raise ValueError(f'{path} has a header but no rows with text in column {column!r}.')
     return cells
@@ -102,7 +108,9 @@ def read_plain(
     "The text of a UTF-8 file; a line that is an undecoded CSV field is an error that names it"
     text = read_text(path)
     for n, part in [(1, text), *enumerate(text.split('\n'), 1)] if '""' in text else ():
-        if undecoded(part): raise ValueError(f'{path}: line {n} is a quoted CSV field (" at both ends, "" inside); expected plain text, so decode the CSV first.')
+        if undecoded(part):
+            raise ValueError(f'{path}: line {n} is a quoted CSV field (" at both ends, "" inside); '
+                             'expected plain text, so decode the CSV first.')
     return text
 
 def read_lines(
@@ -125,7 +133,8 @@ def refuse_doubled(
     "Refuse a training text with doubled quotation marks where the held-out text has none"
     if '""' not in train or any('""' in text for text in held_out): return
     line = train.count('\n', 0, train.index('""')) + 1
-    raise ValueError(f'{name}: line {line} doubles a quotation mark ("") and the held-out text never does; expected plain text, so decode the CSV that this was.')
+    raise ValueError(f'{name}: line {line} doubles a quotation mark ("") and the held-out text never does; '
+                     'expected plain text, so decode the CSV that this was.')
 
 # %% ../nbs/lib/05_reading_text.ipynb #99a882e0
 def find_folder(
@@ -136,7 +145,9 @@ def find_folder(
     if not (data_dir or variable): return None, 'cache or hub'
     folder, source, label = (data_dir, 'argument', 'data_dir') if data_dir else (variable, 'variable', 'TEXTDIFFUSION_DATA')
     try: folder = Path(folder).expanduser()
-    except RuntimeError: raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, of a user this machine does not know; name an existing folder or leave {label} unset.') from None
+    except RuntimeError:
+        raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, of a user this machine does not know; '
+                                f'name an existing folder or leave {label} unset.') from None
     if not folder.is_dir(): raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, which does not exist; name an existing folder or leave {label} unset.')
     return folder, source
 
@@ -185,8 +196,10 @@ def hub_dataset(
     finally: datasets.config.HF_HUB_OFFLINE = offline
 
 # %% ../nbs/lib/05_reading_text.ipynb #c88ea270
-PUBLISHED = dict(e2e=dict(train=42_061, valid=4_672, test=4_693), wikitext2=dict(train=2_051_910, valid=213_886, test=241_211),
-                 tiny_shakespeare=dict(all=1_115_394), rotten_tomatoes=dict(pos=5_331, neg=5_331)) # rows, words, characters, sentences
+PUBLISHED = dict(e2e=dict(train=42_061, valid=4_672, test=4_693),                # rows
+                 wikitext2=dict(train=2_051_910, valid=213_886, test=241_211),  # words between spaces
+                 tiny_shakespeare=dict(all=1_115_394),                          # characters
+                 rotten_tomatoes=dict(pos=5_331, neg=5_331))                    # sentences
 
 def with_sizes(
     note:str,               # what the record says anyway
@@ -196,3 +209,22 @@ def with_sizes(
     "A note that says when a text is not the published one"
     other = [f'{part} {counts[part]:,} not {n:,}' for part, n in PUBLISHED[name].items() if counts[part] != n]
     return '; '.join(filter(None, [note, 'size not as published: ' + ', '.join(other) if other else '']))
+
+# %% ../nbs/lib/05_reading_text.ipynb #54dd6c35
+def stratified(
+    classes:Sequence[Sequence[str]], # the texts of each class
+    shares:dict[str, float],         # split -> share; they add up to 1
+    seed:int=0,                      # of the shuffling
+) -> dict[str, list[str]]:           # split -> texts, classes mixed
+    "Shuffle and cut each class in the same proportions, whatever order it came in; a class too small for that is an error"
+    generator, parts = torch.Generator().manual_seed(seed), {split: [] for split in shares}
+    shuffled = lambda texts: [texts[i] for i in torch.randperm(len(texts), generator=generator)]
+    for texts in classes:
+        texts, start, total = shuffled(sorted(texts)), 0, 0.
+        for split, share in shares.items():
+            total += share; end = round(total*len(texts))
+            if start == end:
+                raise ValueError(f'a class has only {len(texts)} texts, which leaves none for split {split} '
+                                 f'(a share of {share}); expected more in every class.')
+            parts[split] += texts[start:end]; start = end
+    return {split: shuffled(texts) for split, texts in parts.items()}

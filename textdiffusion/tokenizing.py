@@ -11,7 +11,8 @@ __all__ = ['SPECIALS', 'MASK', 'WORDS', 'LONG', 'CUT', 'finish_tokenizer', 'list
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 import numpy as np
@@ -43,7 +44,9 @@ def list_tokenizer(
     "A tokenizer whose vocabulary is given"
     vocab = [*SPECIALS, *words]
     twice = [word for word, n in Counter([*vocab, MASK]).items() if n > 1]
-    if twice: raise ValueError(f'list_tokenizer: {twice[0]!r} would stand twice in the vocabulary; expected different words, none of {", ".join([*SPECIALS, MASK])}.')
+    if twice:
+        raise ValueError(f'list_tokenizer: {twice[0]!r} would stand twice in the vocabulary; expected different words, '
+                         f'none of {", ".join([*SPECIALS, MASK])}.')
     backend = Tokenizer(models.WordLevel({word: i for i, word in enumerate(vocab)}, unk_token='[UNK]'))
     backend.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), 'removed', invert=True)
     if decoder: backend.decoder = decoder
@@ -69,7 +72,8 @@ def word_tokenizer(
     "A word-level tokenizer with a count cut-off"
     counter = Tokenizer(models.WordLevel(unk_token='[UNK]'))
     counter.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), 'removed', invert=True)
-    counter.train_from_iterator((piece for text in texts for piece in pieces(text)), trainers.WordLevelTrainer(vocab_size=2**31, min_frequency=min_count, show_progress=False))
+    trainer = trainers.WordLevelTrainer(vocab_size=2**31, min_frequency=min_count, show_progress=False)
+    counter.train_from_iterator((piece for text in texts for piece in pieces(text)), trainer)
     vocab, names = counter.get_vocab(), {*unknown, *SPECIALS, MASK}
     return list_tokenizer([w for w in sorted(vocab, key=vocab.get) if w not in names], pattern)
 
@@ -102,7 +106,8 @@ def resolve_tokenizer(
         local = Path(tokenizer).is_dir() or not hub_answers()
         try: tokenizer = AutoTokenizer.from_pretrained(tokenizer, local_files_only=local, trust_remote_code=False)
         except (OSError, ValueError) as error: raise ValueError(
-            f'tokenizer {str(tokenizer)!r} is neither a folder with a saved tokenizer nor a tokenizer the cache or the hub has, of a class that transformers knows (code beside it is never run).') from error
+            f'tokenizer {str(tokenizer)!r} is neither a folder with a saved tokenizer nor a tokenizer the cache or the '
+            'hub has, of a class that transformers knows (code beside it is never run).') from error
     elif callable(tokenizer) and not isinstance(tokenizer, PreTrainedTokenizerBase): tokenizer = tokenizer(texts)
     if getattr(tokenizer, 'backend_tokenizer', None) is None:
         raise ValueError(f'tokenizer must be a folder, a name, a PreTrainedTokenizerFast or a function that builds one from texts, got {type(tokenizer).__name__}.')
@@ -126,8 +131,8 @@ def special_ids(
 # %% ../nbs/lib/08_tokenizing.ipynb #7866187f
 def as_text(
     tokenizer:Any, # PreTrainedTokenizerFast, left alone
-) -> Tokenizer:    # a copy of its `tokenizers` object that takes the names of special tokens, [UNK] excepted, for text; no padding, no truncation
-    "The tokenizer for text that somebody else wrote"
+) -> Tokenizer:    # a copy of its `tokenizers` object, without padding and truncation
+    "The tokenizer that takes the names of special tokens for text, the unknown token's excepted"
     spec = json.loads(tokenizer.backend_tokenizer.to_str())
     for token in spec['added_tokens']:
         if token['id'] == tokenizer.unk_token_id and token['id'] not in marks(tokenizer): token['special'] = False
@@ -141,7 +146,8 @@ def marks(
 ) -> list[int]:    # ids of its special tokens, without those it lacks
     "What no text may turn into: padding, first and last token, separators, mask"
     t = tokenizer
-    return sorted({t.pad_token_id, t.bos_token_id, t.eos_token_id, t.cls_token_id, t.sep_token_id, t.mask_token_id} - {None})
+    ids = {t.pad_token_id, t.bos_token_id, t.eos_token_id, t.cls_token_id, t.sep_token_id, t.mask_token_id}
+    return sorted(ids - {None})
 
 # %% ../nbs/lib/08_tokenizing.ipynb #b85f7f90
 def encode_chunks(
@@ -154,7 +160,7 @@ def encode_chunks(
     never = [i for i in marks(tokenizer) if unk not in (None, i)]
     for chunk in _chunks(texts, size):
         rows = [e.ids for e in backend.encode_batch_fast(chunk, add_special_tokens=False)]
-        ids = np.fromiter((i for row in rows for i in row), np.int32, sum(map(len, rows)))
+        ids = np.fromiter(chain.from_iterable(rows), np.int32, sum(map(len, rows)))
         ids[np.isin(ids, never)] = unk or 0
         yield ids, [len(row) for row in rows]
 
@@ -187,7 +193,8 @@ def encode_stream(
     texts:Iterable[str], # the parts of one text, of any length
 ) -> np.ndarray:         # int32 token ids, end to end, without special tokens
     "Token ids of running text"
-    return np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in encode_chunks(tokenizer, (p for t in texts for p in pieces(t))))])
+    parts = (piece for text in texts for piece in pieces(text))
+    return np.concatenate([np.empty(0, np.int32), *(ids for ids, _ in encode_chunks(tokenizer, parts))])
 
 # %% ../nbs/lib/08_tokenizing.ipynb #c6c79ce5
 def sentence_rows(
