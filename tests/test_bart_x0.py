@@ -9,7 +9,8 @@ from transformers import BertConfig, BertModel
 from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
 from textdiffusion.bart_x0 import (ARMS, PRESETS, BartLayers, ConvUNet, Encoded, Infiller, Latents, Words, bart_model, built, check_fit, improvement,
     infill, infilling, levels_of, small_bart, split_adamw, through_decoder, word_distance, written)
-from textdiffusion.corpora import bpe_tokenizer, load_corpus
+from textdiffusion.corpora import load_corpus
+from textdiffusion.tokenizing import bpe_tokenizer
 from textdiffusion.denoising import input_sensitivity
 from textdiffusion.objectives import draw
 from textdiffusion.schedules import cosine

@@ -1,5 +1,6 @@
 "Corpora: where text comes from, what is refused, what is repaired, and that a batch is a pure function of its arguments"
 import csv
+import io
 import json
 import os
 import time
@@ -8,11 +9,14 @@ from functools import partial
 import pytest
 import torch
 from hypothesis import example, given, settings, strategies as st
+from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
-from textdiffusion import corpora
-from textdiffusion.corpora import (CORPORA, TO_BYTE, block_rows, bpe_tokenizer, char_tokenizer, draw_seed, encode, epoch_rows, list_tokenizer, load_corpus,
-                                   repair_all, repair_encoding, word_tokenizer)
+from textdiffusion import corpora, reading_text, tokenizing
+from textdiffusion.corpora import CORPORA, build_corpus, draw_seed, epoch_rows, load_corpus
+from textdiffusion.reading_text import TO_BYTE, read_lines, read_plain, repair_all, repair_encoding
+from textdiffusion.tokenizing import (LONG, block_rows, bpe_tokenizer, char_tokenizer, encode, encode_stream, list_tokenizer,
+                                      marks, resolve_tokenizer, word_tokenizer)
 
 DATA = os.environ.get('TEXTDIFFUSION_DATA')
 real_text = pytest.mark.skipif(not DATA, reason='TEXTDIFFUSION_DATA is not set')
@@ -29,7 +33,8 @@ def no_variable(monkeypatch): monkeypatch.delenv('TEXTDIFFUSION_DATA', raising=F
 
 
 @pytest.fixture
-def no_hub(monkeypatch): monkeypatch.setattr(corpora, 'hub_answers', lambda: False)
+def no_hub(monkeypatch):
+    for module in (reading_text, tokenizing): monkeypatch.setattr(module, 'hub_answers', lambda: False)
 
 
 @pytest.fixture(scope='module')
@@ -55,6 +60,13 @@ def test_order_of_the_three_ways(tmp_path, monkeypatch):
     assert seen(data_dir=argument) == seen(data_dir=str(argument)) == ('argument', 'from the argument')
     monkeypatch.setenv('TEXTDIFFUSION_DATA', '')
     assert seen() == ('cache or hub', 'from the hub')
+
+
+def test_a_folder_of_an_unknown_user(monkeypatch):
+    with pytest.raises(FileNotFoundError, match="data_dir names the folder '~nosuchuser/data', of a user"):
+        load_corpus('e2e', data_dir='~nosuchuser/data')
+    monkeypatch.setenv('TEXTDIFFUSION_DATA', '~nosuchuser')
+    with pytest.raises(FileNotFoundError, match='TEXTDIFFUSION_DATA names the folder'): load_corpus('wikitext2')
 
 
 def test_named_folder_never_falls_through(tmp_path, monkeypatch):
@@ -132,8 +144,9 @@ def test_the_record_holds_no_path(tmp_path):
 
 def test_unknown_name_and_length(oracle):
     with pytest.raises(ValueError, match="unknown corpus 'e2'.*restaurants.*e2e.*imdb"): load_corpus('e2')
-    for bad in (3, 0, -1, 8.5, '48'):
-        with pytest.raises(ValueError, match='seq_len must be an integer of at least 4'): load_corpus('e2e', seq_len=bad)
+    for bad in (3, 0, -1, 8.5, '48', 4097, 99_999_999):
+        with pytest.raises(ValueError, match='seq_len must be an integer of at least 4.* and at most 4096'):
+            load_corpus('e2e', seq_len=bad)
     with pytest.raises(ValueError, match=f'at least {oracle.seq_len} '): load_corpus('restaurants', seq_len=oracle.seq_len-1)
     assert load_corpus('restaurants', seq_len=oracle.seq_len+3).seq_len == oracle.seq_len+3
 
@@ -147,6 +160,11 @@ def test_unknown_name_and_length(oracle):
     ('mr,ref\nx,Zizzi\nx,Café\n'.encode('cp1252'), 'line 3 is not UTF-8'),
     ('mr,ref\nx,Zizzi\n'.encode('utf-16'), 'line 1 is not UTF-8'),
     (b'mr,ref\nx,"Zizzi\n', 'not valid CSV'),
+    (b'mr,ref\nx,y\nx,"Zizzi" z\nx,y\n', 'not valid CSV: line 3, in the row that begins on line 3'),
+    (b'mr,ref\n"x\nx",y\nx,"Zizzi\nserves\nfish\n', 'not valid CSV: line 6, in the row that begins on line 4'),
+    (b'mr,ref\nx,y\nx,Zizzi, by the river\n', 'the row on line 3 has 3 fields, expected 2'),
+    (b'mr,ref\nx,y\n\nx\n', 'the row on line 4 has 1 fields, expected 2'),
+    (b'mr,ref\nx,"""He said """"fish"""" ."""\n', 'the row on line 2 was quoted twice'),
 ])
 def test_bad_files(tmp_path, content, message):
     (write_e2e(tmp_path)/'e2e/trainset.csv').write_bytes(content)
@@ -161,6 +179,103 @@ def test_bad_text_files(tmp_path):
     with pytest.raises(ValueError, match='input.txt is empty'): load_corpus('tiny_shakespeare', data_dir=tmp_path)
     file.write_text('To be, or not to be')
     with pytest.raises(ValueError, match='split train has 17 tokens, fewer than one block of seq_len=256'): load_corpus('tiny_shakespeare', data_dir=tmp_path)
+
+
+def write_wikitext(folder, train, held_out=' fish and chips .\n'*20):
+    (folder/'wikitext-2').mkdir(parents=True, exist_ok=True)
+    for split, text in dict(train=train, valid=held_out, test=held_out).items():
+        (folder/f'wikitext-2/{split}.txt').write_text(text)
+    return folder
+
+
+SAID = [' = Zizzi = ', ' He said " fish " , and " chips " . ', ' <unk> serves , fish . ']*12
+
+
+def as_csv(lines):
+    "The lines as a CSV file holds them, each a field"
+    out = io.StringIO()
+    csv.writer(out).writerows([line] for line in lines)
+    return out.getvalue()
+
+
+def test_an_undecoded_csv_is_refused(tmp_path):
+    good = load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'good', '\n'.join(SAID)))
+    assert good.text['train'][0].startswith('= Zizzi =\nHe said " fish "')
+    damaged = as_csv(SAID)
+    assert damaged.count('""') == 48 and damaged.split('\r\n')[1] == '" He said "" fish "" , and "" chips "" . "'
+    with pytest.raises(ValueError, match=r'train.txt: line 2 is a quoted CSV field .* expected plain text') as error:
+        load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'bad', damaged))
+    assert '\n' not in str(error.value)
+    one_cell = as_csv(['\n'.join(SAID)])
+    with pytest.raises(ValueError, match='train.txt: line 1 is a quoted CSV field'):
+        load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'cell', one_cell))
+    inside = '\n'.join(line.replace('"', '""') for line in SAID)  # stripped at the ends, not undone inside
+    with pytest.raises(ValueError, match='wikitext-2/train.txt: line 2 doubles a quotation mark .* held-out text never'):
+        load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'inside', inside))
+    load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'all', inside, inside))   # the language of this text
+
+
+def test_other_lists_of_lines_are_read_alike(tmp_path):
+    (tmp_path/'a.txt').write_text('\n'.join(['" a whole quotation "', '"" empty', '" the road " and " the store "']))
+    assert len(read_lines(tmp_path/'a.txt')) == 3
+    for file in ('tiny_shakespeare/input.txt', 'rotten_tomatoes/rt-polarity.neg', 'rotten_tomatoes/rt-polarity.pos'):
+        (tmp_path/file).parent.mkdir(exist_ok=True)
+        (tmp_path/file).write_text(as_csv(SAID))
+        with pytest.raises(ValueError, match=f'{file}: line 2 is a quoted CSV field'): read_plain(tmp_path/file)
+    for name in ('tiny_shakespeare', 'rotten_tomatoes'):
+        with pytest.raises(ValueError, match='is a quoted CSV field'): load_corpus(name, data_dir=tmp_path)
+
+
+def test_a_shortened_text_says_so(tmp_path):
+    c = load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path, '\n'.join(SAID)))
+    sizes = 'train 228 not 2,051,910, valid 80 not 213,886, test 80 not 241,211'
+    assert c.info['note'] == f'blank lines left out; size not as published: {sizes}'
+    c = load_corpus('e2e', data_dir=write_e2e(tmp_path))
+    assert c.info['note'].startswith('size not as published: train 12 not 42,061')
+
+
+def test_too_little_text(tmp_path):
+    (tmp_path/'rotten_tomatoes').mkdir()
+    for c in ('pos', 'neg'): (tmp_path/f'rotten_tomatoes/rt-polarity.{c}').write_text('a film .\n')
+    with pytest.raises(ValueError, match='rotten_tomatoes: a class has only 1 texts, which leaves none for split valid'):
+        load_corpus('rotten_tomatoes', data_dir=tmp_path)
+    with pytest.raises(ValueError, match=r'e2e: every word of the training text is unknown .*V = 4'):
+        load_corpus('e2e', data_dir=write_e2e(tmp_path, ['rare words only']))
+    with pytest.raises(ValueError, match='toy: split test has no text'):
+        build_corpus('toy', dict(train=['a'], valid=['a'], test=[]), word_tokenizer, 8)
+
+
+def test_an_oracle_reads_no_files(tmp_path):
+    for name in ('restaurants', 'restaurants-large'):
+        with pytest.raises(ValueError, match=f'{name} is drawn from a grammar and reads no files; leave data_dir out'):
+            load_corpus(name, data_dir=tmp_path)
+
+
+def test_copies_are_counted(tmp_path, oracle):
+    info = load_corpus('e2e', data_dir=write_e2e(tmp_path, ['fish']*12 + ['chips'])).info
+    assert info['duplicates'] == dict(train=11, valid=11, test=11) and info['test_in_train'] == 13
+    train = set(oracle.text['train'])
+    assert oracle.info['duplicates']['train'] == 20_000 - len(train)
+    assert oracle.info['test_in_train'] == sum(t in train for t in oracle.text['test'])
+    running = load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path, '\n'.join(SAID))).info
+    assert 'duplicates' not in running and 'test_in_train' not in running
+
+
+def test_repr_is_short(oracle, tmp_path):
+    for c in (oracle, load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path, '\n'.join(SAID)))):
+        assert c.name in repr(c) and c.fingerprint in repr(c) and len(repr(c)) < 160 and '\n' not in repr(c)
+
+
+def test_code_in_a_tokenizer_folder_is_never_run(tmp_path, no_hub):
+    ran = tmp_path/'ran'
+    (tmp_path/'tok').mkdir()
+    code = f"open({str(ran)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast as Mine\n"
+    (tmp_path/'tok/mine.py').write_text(code)
+    config = {'tokenizer_class': 'Mine', 'auto_map': {'AutoTokenizer': ['mine.Mine', 'mine.Mine']}}
+    (tmp_path/'tok/tokenizer_config.json').write_text(json.dumps(config))
+    with pytest.raises(ValueError, match='code beside it is never run'):
+        load_corpus('e2e', tokenizer=tmp_path/'tok', data_dir=write_e2e(tmp_path))
+    assert not ran.exists()
 
 
 def test_unsuitable_tokenizers(tmp_path, no_hub):
@@ -272,6 +387,45 @@ def test_oracle_in_another_tokenizer(oracle):
     assert c.vocab_size == 320 and c.mask_id == 320 and c.text == oracle.text and c.words(c.batch(3, 32)) == oracle.words(oracle.batch(3, 32))
 
 
+ODD = ['press [EOS] to stop', 'the [MASK] is a token', 'fill [PAD] here', '[BOS] [CLS] [SEP]', '[EOS][EOS]', 'a[MASK]b']
+
+
+@pytest.mark.parametrize('build, lossless', [
+    (word_tokenizer, False), (partial(word_tokenizer, pattern=r'\S+'), False), (char_tokenizer, True),
+    (partial(bpe_tokenizer, vocab_size=320), True)])
+def test_the_name_of_a_special_token_is_text(build, lossless, tmp_path):
+    made = build([*TEXTS, *ODD]*3)
+    made.save_pretrained(tmp_path)
+    assert made.convert_tokens_to_ids(['[PAD]', '[BOS]', '[EOS]', '[UNK]', '[MASK]']) == [0, 1, 2, 3, len(made)-1]
+    for tok in (made, resolve_tokenizer(tmp_path, [])):
+        rows = encode(tok, ODD)
+        assert not {i for row in rows for i in row} & set(marks(tok)) and encode(tok, ['[UNK]']) == [[3]]
+        assert ([tok.decode(row) for row in rows] == ODD) == lossless
+        c = build_corpus('toy', dict.fromkeys(('train', 'valid', 'test'), ODD), tok, 40)
+        assert (c.train == c.eos_id).sum() == len(ODD) and not (c.train == c.mask_id).any() and all(c.words(c.train))
+        assert c.real(c.train)[0].sum() == len(rows[0]) + 1
+
+
+def test_a_foreign_tokenizer_takes_names_for_text_too():
+    names = ['<pad>', '<unk>', '<s>', '</s>', '<mask>']
+    letters = [(c, -2.) for c in 'abcdefghijklmnopqrstuvwxyz </>']
+    backend = Tokenizer(models.Unigram([(t, 0.) for t in names] + letters, unk_id=1))      # finds </s> in any text
+    roles = dict(zip(('pad_token', 'unk_token', 'bos_token', 'eos_token', 'mask_token'), names))
+    tok = PreTrainedTokenizerFast(tokenizer_object=backend, **roles)
+    assert tok.encode('a</s>') == [backend.token_to_id('a'), 3]
+    assert encode(tok, ['a</s>', '<pad>', '<unk>']) == [[backend.token_to_id('a'), 1], [1], [1]]
+
+
+def test_a_long_line_is_read_in_pieces():
+    line = ' '.join(f'the river {i % 7}  serves “fish”' for i in range(20_000))
+    assert len(line) > 4*LONG
+    spaced = partial(word_tokenizer, pattern=r'\n|\S+', min_count=3)
+    for build in (word_tokenizer, spaced, char_tokenizer, partial(bpe_tokenizer, vocab_size=300)):
+        tok = build([line])
+        assert encode_stream(tok, [line, 'fish']).tolist() == sum(encode(tok, [line, 'fish']), [])
+    assert spaced([line]).get_vocab() == spaced(line.split("  ")).get_vocab()
+
+
 # --- rows ---
 
 def test_a_long_sentence_loses_its_end(tmp_path):
@@ -283,7 +437,7 @@ def test_a_long_sentence_loses_its_end(tmp_path):
 
 
 def test_blocks_hold_the_stream():
-    assert block_rows([[1, 2, 3], [], [4, 5, 6, 7]], 3).tolist() == [[1, 2, 3], [4, 5, 6]]
+    assert block_rows([1, 2, 3, 4, 5, 6, 7], 3).tolist() == [[1, 2, 3], [4, 5, 6]]
 
 
 def test_windows_line_ends_and_byte_order_mark_do_not_matter(tmp_path):
@@ -363,6 +517,22 @@ def test_e2e(e2e):
 
 
 @real_text
+def test_copies_in_e2e(e2e):
+    assert e2e.info['duplicates'] == dict(train=1279, valid=173, test=161) and e2e.info['test_in_train'] == 23
+    assert e2e.info['note'] == ''                                                # of the published size
+
+
+@real_text
+@pytest.mark.parametrize('name, seq_len, fingerprint', [
+    ('restaurants', None, 'a0cf2def7a79'), ('restaurants-large', None, 'cc1cb6d92c54'), ('e2e', 40, 'fe1fa3740019'),
+    ('rotten_tomatoes', None, '16db812a400a'),
+    ('tiny_shakespeare', 64, '9ddf57cbb68e'), ('tiny_shakespeare', None, 'ffd33b2045ca')])
+def test_corpora_of_the_records(name, seq_len, fingerprint, monkeypatch):
+    monkeypatch.setenv('TEXTDIFFUSION_DATA', DATA)
+    assert load_corpus(name, seq_len).fingerprint == fingerprint
+
+
+@real_text
 def test_damaged_e2e_is_repaired_whole(e2e):
     texts = [t for t in e2e.text['train'] if not t.isascii()][:5000]
     for damaged in ([misread(t) for t in texts], [misread(misread(t)) for t in texts]):
@@ -378,8 +548,6 @@ def test_other_texts(name, tokens, V):
 
 @real_text
 def test_wikitext2():
-    text, _ = corpora.find_text('wikitext2', dict(valid='wikitext-2/valid.txt'), corpora.read_lines, None, DATA)
-    fixed, counts = repair_all(text['valid'])
-    assert fixed == text['valid'] and counts == dict(found=0, repaired=0)
-    tok = word_tokenizer(text['valid'], pattern=r'\S+')
-    assert sum(map(len, encode(tok, text['valid']))) == 213_886
+    c = load_corpus('wikitext2', data_dir=DATA)
+    assert c.info['encoding'] == dict(found=0, repaired=0) and c.info['note'] == 'blank lines left out'     # published sizes
+    assert (c.fingerprint, c.vocab_size) == ('b8fccee024a0', 13_526)

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 
 from helpers import overhead
 from textdiffusion import grammar
-from textdiffusion.corpora import list_tokenizer, oracle
+from textdiffusion.corpora import oracle
+from textdiffusion.tokenizing import list_tokenizer
 from textdiffusion.denoising import _mask_exactly, _stratified_counts, masked_nelbo
 from textdiffusion.grammar import Grammar, read_rules
 from textdiffusion.metrics import exact_nll, nll_rates, oracle_scores

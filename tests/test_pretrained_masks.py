@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForMaskedLM
 
 from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights, overhead
-from textdiffusion.corpora import bpe_tokenizer, load_corpus
+from textdiffusion.corpora import load_corpus
+from textdiffusion.tokenizing import bpe_tokenizer
 from textdiffusion.objectives import grid_t, masked_ce
 from textdiffusion.pretrained_masks import ARMS, Collator, MaskedLM, check_fit, linear_shares, masked_lm, per_batch, protected, renoise, roberta_task, small_roberta
 from textdiffusion.sampling import unmask

@@ -2,7 +2,8 @@
 import pytest
 import torch
 
-from textdiffusion.corpora import load_corpus, repair_encoding
+from textdiffusion.corpora import load_corpus
+from textdiffusion.reading_text import repair_encoding
 from textdiffusion.models import GaussianConfig, GaussianDenoiser
 from textdiffusion.objectives import diffusion_lm
 from textdiffusion.report_causes import PlainAverage, garbled, misread, report_fix, restored

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
-from .corpora import hub_answers
+from .reading_text import hub_answers
 from .denoising import denoising_table
 from .metrics import counted
 from .models import TiedDecoder, time_features

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .corpora import Corpus, build_stream, char_tokenizer, encode, load_corpus, step_generator
+from .corpora import Corpus, build_stream, load_corpus, step_generator
+from .tokenizing import char_tokenizer, encode
 from .grammar import GRAMMARS
 from .models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, rms_norm
 from .objectives import grid_t, masked_bound, masked_ce

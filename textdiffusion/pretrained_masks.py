@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
-from .corpora import hub_answers
+from .reading_text import hub_answers
 from .models import time_features
 from .objectives import grid_t, mask_tokens, masked_bound, masked_ce, stratified_t
 from .sampling import Guess, beside, categorical, check_canvas, check_scores, evaluating, first_k, uniform

@@ -15,7 +15,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
-from .corpora import WORDS, Corpus, encode, epoch_rows, sentence_rows, word_tokenizer
+from .corpora import Corpus, epoch_rows
+from .tokenizing import WORDS, encode, sentence_rows, word_tokenizer
 from .judges import causal_nll, new_teacher, teacher_nll
 from .schedules import add_noise
 from .training import adamw, fit
