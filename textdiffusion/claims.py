@@ -13,7 +13,7 @@ from pathlib import Path
 from .checkout import checkout, entries, existing, hold, read_json, write_whole
 from .presets import one_of
 from .reading import told
-from .records import find_record, read_pins, read_record, records, to_json
+from .records import damage_of, find_record, read_pins, read_record, records, to_json
 from .runs import entry_module
 from .statistics import above, below, within
 
@@ -34,7 +34,8 @@ def _row(*cells):
 _LOG_HEAD = '''# The log
 
 Made when a record is pinned; not edited by hand. The first record of an entry is its headline, the one its text
-speaks of. `textdiffusion log` shows all records. What the sources claim, and what became of it: [CLAIMS.md](CLAIMS.md).'''
+speaks of. `textdiffusion log` shows all records.
+What the sources claim, and what became of it: [CLAIMS.md](CLAIMS.md).'''
 
 def pinned_log(
     pins:dict, # from `read_pins`
@@ -73,7 +74,8 @@ def judged_claim(
     "A claim with its verdict"
     row = dict(id=claim['id'], says=claim_text(claim), verdict=claim.get('verdict') or 'open',
                found=claim.get('because', ''), by=claim.get('by', ''))
-    if row['verdict'] != 'measured': return row | dict(verdict=one_of(f"verdict of {row['id']}", row['verdict'], VERDICTS))
+    if row['verdict'] != 'measured':
+        return row | dict(verdict=one_of(f"verdict of {row['id']}", row['verdict'], VERDICTS))
     facts, name = facts_on.get(claim.get('on', ''), ({}, ''))
     if not facts or 'fact' not in claim: return row | dict(verdict='open', by='')     # its record is not there yet
     g = facts[one_of(f"fact of {row['id']}", claim['fact'], facts)]
@@ -154,5 +156,6 @@ def all_records(
     root = checkout(root)
     held = {name for mine in read_pins(root).values() for name in mine['pins'].values()}
     def star(r): return '*' if r['name'] in held else ' '
-    def line(r): return f"{star(r)} {r['name']}  {r['headline']['name']}: {r['headline']['value']}"[:118]
+    def said(r): return damage_of(r, root).split(' (')[0] or f"{r['headline']['name']}: {r['headline']['value']}"
+    def line(r): return f"{star(r)} {r['name']}  {said(r)}"[:118]
     return '\n'.join(map(line, records(root))) or 'No record has been published yet.'

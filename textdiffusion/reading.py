@@ -18,7 +18,7 @@ from IPython.display import Markdown, display
 from matplotlib.figure import Figure
 
 from .plotting import label
-from .records import digest, drift, duration, pinned
+from .records import damage_of, digest, drift, duration, pinned
 from .statistics import Estimate, estimate, paired, within
 
 # %% ../nbs/lib/84_reading.ipynb #3cf4333b
@@ -257,7 +257,8 @@ def show_setting(
     n, minutes = len(record['seeds']), record.get('training_minutes') or record['seconds']/60
     steps = record['parameters'].get('steps')
     parts = [f"`{record['corpus']}`", f"{n} seed{'s' * (n > 1)}, ± their standard deviation" if n > 1 else 'one seed',
-             f'{steps:,} steps' if steps else '', f"{record['device']}, {duration(60*minutes)} of training",
+             f'{steps:,} steps' if steps else '', damage_of(record),
+             f"{record['device']}, {duration(60*minutes)} of training",
              f"[record](../{record['name']}.json)", f'again: `{command_of(record, presets)}`']
     display(Markdown(' · '.join(filter(None, parts))))
 

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['RECORD_KB', 'SCHEMA', 'KEYS', 'plain', 'to_json', 'thinned', 'digest', 'folder_hash', 'public_parameters',
            'source_hash', 'run_key', 'commit_of', 'device_name', 'duration', 'Workplace', 'Run', 'collected', 'begin',
-           'attempts', 'circumstances', 'read_record', 'records', 'read_pins', 'pinned', 'headline', 'find_record',
-           'drift']
+           'attempts', 'circumstances', 'read_record', 'records', 'damage_of', 'read_pins', 'pinned', 'headline',
+           'find_record', 'drift']
 
 # %% ../nbs/lib/82_records.ipynb #a4157696
 import hashlib
@@ -291,6 +291,15 @@ def records(
     "Every published record"
     found = [p for p in (checkout(root)/'journal').glob(f'{entry}/*.json') if ENTRY_NAME.fullmatch(p.parent.name)]
     return [read_record(p) for p in sorted(found, key=lambda p: (p.parent.name, p.stem))]
+
+# %% ../nbs/lib/82_records.ipynb #damagefn
+def damage_of(
+    record, # of the journal
+    root=None,
+) -> str: # '' where there is none
+    "What is wrong with the text that a record was made on"
+    path = (root or find_root() or Path())/'journal'/'damaged.json'
+    return read_json(path).get(record['corpus_fingerprint'], '') if path.exists() else ''
 
 # %% ../nbs/lib/82_records.ipynb #1c603d6d
 def read_pins(
