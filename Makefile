@@ -10,7 +10,7 @@ unexport MPLBACKEND IN_TEST
 # Threads that wait must sleep: spinning, two runs on two cores slowed each other forty-fold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help journal test lab readme export
+.PHONY: help journal test soak lab readme export
 help:     ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' Makefile | column -t -s '|'
 
@@ -26,6 +26,11 @@ test: $(STAMP)  ## the gates, every notebook's checks, and pytest; no network
 	$(BIN)/python tools/notebooks.py || rc=1; \
 	$(BIN)/python -m pytest -n 2 --dist loadfile || rc=1; \
 	exit $$rc
+
+soak: export OMP_NUM_THREADS = 1
+soak: export HF_HUB_OFFLINE = 1
+soak: $(STAMP)  ## every arm of every entry alone, at smoke size (an hour or more; not part of make test)
+	SOAK=1 $(BIN)/python -m pytest -n 2 tests/test_arms.py
 
 lab: $(STAMP)  ## JupyterLab in this folder
 	$(BIN)/jupyter lab
