@@ -17,23 +17,27 @@ needs_real_text = pytest.mark.skipif(not REAL_TEXT, reason='TEXTDIFFUSION_DATA i
 
 def environment(**more):
     "The tests' environment as a reader would have it, without the real corpora"
-    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RUN')}
+    env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA',
+                                                            'TEXTDIFFUSION_RUN')}
     return dict(env, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', PATH=f'{BIN}:{env["PATH"]}') | more
 
 def call(*args, cwd=ROOT, env=None, **more):
     "Run a command of the environment, to its end"
-    return subprocess.run(list(map(str, args)), cwd=cwd, env=env or environment(), capture_output=True, text=True, timeout=900, **more)
+    return subprocess.run(list(map(str, args)), cwd=cwd, env=env or environment(), capture_output=True, text=True,
+                          timeout=900, **more)
 
 def outputs(path):
     "Text of all outputs of an executed notebook"
     nb = json.loads(Path(path).read_text(encoding='utf-8'))
-    return ''.join(''.join(o.get('text', [])) + ''.join(o.get('data', {}).get('text/plain', [])) for c in nb['cells'] for o in c.get('outputs', []))
+    return ''.join(''.join(o.get('text', [])) + ''.join(o.get('data', {}).get('text/plain', [])) for c in nb['cells']
+                   for o in c.get('outputs', []))
 
 def code_of(notebook, *names, until='display('):
     "The code cells of an entry that define these functions, each up to the first line that begins with `until` or displays something"
     nb = json.loads((ROOT/notebook).read_text(encoding='utf-8'))
     cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
-    return '\n'.join(c.split('\ndisplay(')[0].split(f'\n{until}')[0] for c in cells if any(f'def {n}(' in c for n in names))
+    return '\n'.join(c.split('\ndisplay(')[0].split(f'\n{until}')[0] for c in cells
+                     if any(f'def {n}(' in c for n in names))
 
 def judging():
     "All that an entry can import to judge text and to compare arms, by name"
@@ -50,7 +54,8 @@ def shifted(value, fixed, rng=None):
 
 def checkout_at(folder):
     "A checkout of its own with an empty journal, so that nothing here is touched"
-    for name in ('nbs', 'textdiffusion'): shutil.copytree(ROOT/name, folder/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+    for name in ('nbs', 'textdiffusion'):
+        shutil.copytree(ROOT/name, folder/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
     shutil.copy(ROOT/'settings.ini', folder)
     (folder/'journal').mkdir()
     shutil.copy(ROOT/'journal/claims.json', folder/'journal')
@@ -75,7 +80,8 @@ def failed_before_training(done, page, words):
 def ended_untrained(done, root, words, training):
     "A run ended with one sentence that holds the words; `training`, which a progress bar would say, was not said, and no record was made"
     last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode != 0 and last.startswith('textdiffusion: ') and all(w in last for w in words), done.stderr[-2000:]
+    assert done.returncode != 0 and last.startswith('textdiffusion: ') and all(w in last
+                                                                               for w in words), done.stderr[-2000:]
     assert training not in done.stderr and not list(root.glob('.runs/*/record.json'))
 
 def made_on_saved_weights(record, folder, parameters):
@@ -88,7 +94,9 @@ def overhead(sampler):
     import torch
     from textdiffusion.models import MaskedConfig, MaskedDenoiser
     torch.manual_seed(0)
-    model, z, threads = MaskedDenoiser(MaskedConfig(vocab_size=78, d_model=128, n_layers=3, n_heads=4)).eval(), torch.full((64, 29), 78), torch.get_num_threads()
+    model, z, threads = MaskedDenoiser(MaskedConfig(vocab_size=78, d_model=128, n_layers=3,
+                                                    n_heads=4)).eval(), torch.full((64, 29),
+                                                                                   78), torch.get_num_threads()
     with torch.no_grad(): model.out.weight.normal_(std=.1)
     def once():
         inside = []

@@ -15,7 +15,8 @@ from transformers import PreTrainedTokenizerFast
 from textdiffusion import corpora, reading_text, tokenizing
 from textdiffusion.corpora import CORPORA, build_corpus, draw_seed, epoch_rows, load_corpus
 from textdiffusion.reading_text import TO_BYTE, read_lines, read_plain, repair_all, repair_encoding
-from textdiffusion.tokenizing import (LONG, block_rows, bpe_tokenizer, char_tokenizer, encode, encode_stream, list_tokenizer,
+from textdiffusion.tokenizing import (LONG, block_rows, bpe_tokenizer, char_tokenizer, encode, encode_stream,
+                                      list_tokenizer,
                                       marks, resolve_tokenizer, word_tokenizer)
 
 DATA = os.environ.get('TEXTDIFFUSION_DATA')
@@ -44,15 +45,18 @@ def oracle(): return load_corpus('restaurants')
 def write_e2e(folder, rows=(CLEAN,)*12, column='ref'):
     (folder/'e2e').mkdir(parents=True, exist_ok=True)
     for name in ('trainset', 'devset', 'testset_w_refs'):
-        with open(folder/f'e2e/{name}.csv', 'w', encoding='utf-8', newline='') as f: csv.writer(f).writerows([('mr', column), *(('name[x]', row) for row in rows)])
+        with open(folder/f'e2e/{name}.csv', 'w', encoding='utf-8', newline='') as f:
+            csv.writer(f).writerows([('mr', column), *(('name[x]', row) for row in rows)])
     return folder
 
 
 # --- where the text comes from ---
 
 def test_order_of_the_three_ways(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora, 'hub_dataset', lambda *a, **k: {s: {'human_reference': ['from the hub']*11} for s in ('train', 'validation', 'test')})
-    argument, variable = write_e2e(tmp_path/'a', ['from the argument']*11), write_e2e(tmp_path/'v', ['from the variable']*11)
+    monkeypatch.setattr(corpora, 'hub_dataset', lambda *a,
+                        **k: {s: {'human_reference': ['from the hub']*11} for s in ('train', 'validation', 'test')})
+    argument, variable = write_e2e(tmp_path/'a', ['from the argument']*11), write_e2e(tmp_path/'v',
+                                                                                      ['from the variable']*11)
     seen = lambda **kw: (lambda c: (c.info['source'], c.text['train'][0]))(load_corpus('e2e', **kw))
     assert seen() == ('cache or hub', 'from the hub')
     monkeypatch.setenv('TEXTDIFFUSION_DATA', str(variable))
@@ -74,8 +78,10 @@ def test_named_folder_never_falls_through(tmp_path, monkeypatch):
     good = write_e2e(tmp_path/'good')
     monkeypatch.setenv('TEXTDIFFUSION_DATA', str(good))
     (tmp_path/'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='empty.* has no file e2e/trainset.csv'): load_corpus('e2e', data_dir=tmp_path/'empty')
-    with pytest.raises(FileNotFoundError, match='data_dir names the folder .*nowhere.*does not exist'): load_corpus('e2e', data_dir=tmp_path/'nowhere')
+    with pytest.raises(FileNotFoundError, match='empty.* has no file e2e/trainset.csv'):
+        load_corpus('e2e', data_dir=tmp_path/'empty')
+    with pytest.raises(FileNotFoundError, match='data_dir names the folder .*nowhere.*does not exist'):
+        load_corpus('e2e', data_dir=tmp_path/'nowhere')
     monkeypatch.setenv('TEXTDIFFUSION_DATA', str(tmp_path/'nowhere'))
     with pytest.raises(FileNotFoundError, match='TEXTDIFFUSION_DATA names the folder'): load_corpus('wikitext2')
     monkeypatch.setenv('TEXTDIFFUSION_DATA', str(good))
@@ -99,7 +105,8 @@ def test_imdb_is_hub_only(tmp_path, monkeypatch, no_hub):
     with pytest.raises(ValueError, match='hub only'): load_corpus('imdb', data_dir=tmp_path)
     with pytest.raises(FileNotFoundError, match='stanfordnlp/imdb'): load_corpus('imdb')
     reviews = lambda c, n: [f'{c} film<br />number {i}' for i in range(n)]
-    table = lambda n: {'text': reviews('bad', n) + reviews('good', n), 'label': [0]*n + [1]*n}     # sorted by label, as on the hub
+    # sorted by label, as on the hub
+    table = lambda n: {'text': reviews('bad', n) + reviews('good', n), 'label': [0]*n + [1]*n}
     monkeypatch.setattr(corpora, 'hub_dataset', lambda repo: {'train': table(50), 'test': table(20)})
     c = load_corpus('imdb')
     assert [(len(t), sum(x.startswith('good') for x in t)) for t in c.text.values()] == [(90, 45), (10, 5), (40, 20)]
@@ -110,13 +117,17 @@ def test_cached_copy_is_used_without_a_network(tmp_path, monkeypatch, no_hub):
     import datasets
     lines = ['', ' = Zizzi = \n', ''] + [' the <unk> serves fish . \n']*20
     made = tmp_path/'made'
-    for split in ('train', 'validation', 'test'): datasets.Dataset.from_dict({'text': lines}).to_parquet(made/f'{split}.parquet')
-    datasets.load_dataset('parquet', data_files={s: str(made/f'{s}.parquet') for s in ('train', 'validation', 'test')}, cache_dir=str(tmp_path/'raw'))
+    for split in ('train', 'validation', 'test'):
+        datasets.Dataset.from_dict({'text': lines}).to_parquet(made/f'{split}.parquet')
+    datasets.load_dataset('parquet', data_files={s: str(made/f'{s}.parquet') for s in ('train', 'validation', 'test')},
+                          cache_dir=str(tmp_path/'raw'))
     source, = {p.parent for p in (tmp_path/'raw').rglob('dataset_info.json')}
-    target = tmp_path/'cache/Salesforce___wikitext/wikitext-2-v1/0.0.0/abc'                         # as the library leaves it after a download
+    # as the library leaves it after a download
+    target = tmp_path/'cache/Salesforce___wikitext/wikitext-2-v1/0.0.0/abc'
     target.mkdir(parents=True)
     for p in source.iterdir(): (target/p.name.replace('parquet-', 'wikitext-')).write_bytes(p.read_bytes())
-    info = json.loads((target/'dataset_info.json').read_text()) | {'config_name': 'wikitext-2-v1', 'dataset_name': 'wikitext'}
+    info = json.loads((target/'dataset_info.json').read_text()) | {'config_name': 'wikitext-2-v1',
+                                                                   'dataset_name': 'wikitext'}
     (target/'dataset_info.json').write_text(json.dumps(info))
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path/'cache')
     c = load_corpus('wikitext2', seq_len=8)
@@ -130,9 +141,12 @@ def test_same_corpus_from_files_and_hub(tmp_path, monkeypatch):
     for c, texts in rows.items(): (folder/f'rt-polarity.{c}').write_text(''.join(f'{t} \n' for t in texts))
     both = [(1, t) for t in rows['pos']] + [(0, t) for t in rows['neg']]
     parts = {'train': both[::2], 'validation': both[1::4], 'test': both[3::4]}
-    monkeypatch.setattr(corpora, 'hub_dataset', lambda repo: {k: {'label': [r[0] for r in v], 'text': [r[1] for r in v]} for k, v in parts.items()})
+    monkeypatch.setattr(corpora, 'hub_dataset', lambda repo: {k: {'label': [r[0] for r in v],
+                                                                  'text': [r[1] for r in v]} for k, v in parts.items()})
     files, hub = load_corpus('rotten_tomatoes', data_dir=tmp_path), load_corpus('rotten_tomatoes')
-    assert files.text == hub.text and files.fingerprint == hub.fingerprint and (files.info['source'], hub.info['source']) == ('argument', 'cache or hub')
+    assert files.text == hub.text and files.fingerprint == hub.fingerprint and (files.info['source'],
+                                                                                hub.info['source']) == ('argument',
+                                                                                                        'cache or hub')
     assert [sum(t.startswith('pos') for t in texts) for texts in files.text.values()] == [32, 4, 4]
 
 
@@ -147,7 +161,8 @@ def test_unknown_name_and_length(oracle):
     for bad in (3, 0, -1, 8.5, '48', 4097, 99_999_999):
         with pytest.raises(ValueError, match='seq_len must be an integer of at least 4.* and at most 4096'):
             load_corpus('e2e', seq_len=bad)
-    with pytest.raises(ValueError, match=f'at least {oracle.seq_len} '): load_corpus('restaurants', seq_len=oracle.seq_len-1)
+    with pytest.raises(ValueError, match=f'at least {oracle.seq_len} '):
+        load_corpus('restaurants', seq_len=oracle.seq_len-1)
     assert load_corpus('restaurants', seq_len=oracle.seq_len+3).seq_len == oracle.seq_len+3
 
 
@@ -178,7 +193,8 @@ def test_bad_text_files(tmp_path):
     file.write_text('')
     with pytest.raises(ValueError, match='input.txt is empty'): load_corpus('tiny_shakespeare', data_dir=tmp_path)
     file.write_text('To be, or not to be')
-    with pytest.raises(ValueError, match='split train has 17 tokens, fewer than one block of seq_len=256'): load_corpus('tiny_shakespeare', data_dir=tmp_path)
+    with pytest.raises(ValueError, match='split train has 17 tokens, fewer than one block of seq_len=256'):
+        load_corpus('tiny_shakespeare', data_dir=tmp_path)
 
 
 def write_wikitext(folder, train, held_out=' fish and chips .\n'*20):
@@ -210,7 +226,8 @@ def test_an_undecoded_csv_is_refused(tmp_path):
     with pytest.raises(ValueError, match='train.txt: line 1 is a quoted CSV field'):
         load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'cell', one_cell))
     inside = '\n'.join(line.replace('"', '""') for line in SAID)  # stripped at the ends, not undone inside
-    with pytest.raises(ValueError, match='wikitext-2/train.txt: line 2 doubles a quotation mark .* held-out text never'):
+    with pytest.raises(ValueError,
+                       match='wikitext-2/train.txt: line 2 doubles a quotation mark .* held-out text never'):
         load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'inside', inside))
     load_corpus('wikitext2', 8, data_dir=write_wikitext(tmp_path/'all', inside, inside))   # the language of this text
 
@@ -237,7 +254,8 @@ def test_a_shortened_text_says_so(tmp_path):
 def test_too_little_text(tmp_path):
     (tmp_path/'rotten_tomatoes').mkdir()
     for c in ('pos', 'neg'): (tmp_path/f'rotten_tomatoes/rt-polarity.{c}').write_text('a film .\n')
-    with pytest.raises(ValueError, match='rotten_tomatoes: a class has only 1 texts, which leaves none for split valid'):
+    with pytest.raises(ValueError,
+                       match='rotten_tomatoes: a class has only 1 texts, which leaves none for split valid'):
         load_corpus('rotten_tomatoes', data_dir=tmp_path)
     with pytest.raises(ValueError, match=r'e2e: every word of the training text is unknown .*V = 4'):
         load_corpus('e2e', data_dir=write_e2e(tmp_path, ['rare words only']))
@@ -279,18 +297,22 @@ def test_code_in_a_tokenizer_folder_is_never_run(tmp_path, no_hub):
 
 
 def test_unsuitable_tokenizers(tmp_path, no_hub):
-    backend, marks = list_tokenizer(['fish']).backend_tokenizer, dict(pad_token='[PAD]', bos_token='[BOS]', eos_token='[EOS]', unk_token='[UNK]')
-    without = lambda *names: PreTrainedTokenizerFast(tokenizer_object=backend, **{k: v for k, v in marks.items() if k not in names})
+    backend, marks = list_tokenizer(['fish']).backend_tokenizer, dict(pad_token='[PAD]', bos_token='[BOS]',
+                                                                      eos_token='[EOS]', unk_token='[UNK]')
+    without = lambda *names: PreTrainedTokenizerFast(tokenizer_object=backend,
+                                                     **{k: v for k, v in marks.items() if k not in names})
     load = partial(load_corpus, 'e2e', data_dir=write_e2e(tmp_path))
     for name in ('pad', 'unk', 'bos', 'eos'):
         with pytest.raises(ValueError, match=f'has no {name} token'): load(tokenizer=without(f'{name}_token'))
-    with pytest.raises(ValueError, match='pads with its EOS'): load(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, **marks | dict(pad_token='[EOS]')))
+    with pytest.raises(ValueError, match='pads with its EOS'):
+        load(tokenizer=PreTrainedTokenizerFast(tokenizer_object=backend, **marks | dict(pad_token='[EOS]')))
     with pytest.raises(ValueError, match='neither a folder'): load(tokenizer=str(tmp_path/'nowhere'))
     with pytest.raises(ValueError, match='got int'): load(tokenizer=7)
     with pytest.raises(ValueError, match='at least 260'): load(tokenizer=partial(bpe_tokenizer, vocab_size=100))
     (tmp_path/'tiny_shakespeare').mkdir()
     (tmp_path/'tiny_shakespeare/input.txt').write_text('fish '*100)
-    assert load_corpus('tiny_shakespeare', 4, without('bos_token', 'eos_token'), tmp_path).eos_id is None    # running text needs neither
+    # running text needs neither
+    assert load_corpus('tiny_shakespeare', 4, without('bos_token', 'eos_token'), tmp_path).eos_id is None
 
 
 # --- damaged text ---
@@ -305,7 +327,9 @@ def test_repairs_what_is_certain():
     assert repair_all([CLEAN, misread(CLEAN), 'CafÃ© 酔']) == ([CLEAN, CLEAN, 'CafÃ© 酔'], dict(found=2, repaired=1))
 
 
-@pytest.mark.parametrize('text', ['Ãlvaro', 'IRMÃ… não', 'CAFÉ…', 'CAFÉ’S', '«MANHû', 'MAÇÃ®', 'KRÍŽ', 'Tomáš\xa0Novák’s', '« fiancé…” »', 'Nestlé©\xa02020', 'Â', 'Ã', 'São Paulo', 'ÀÉÎÕÜ', 'Gòâve', '酔', '\ufeff'])
+@pytest.mark.parametrize('text', ['Ãlvaro', 'IRMÃ… não', 'CAFÉ…', 'CAFÉ’S', '«MANHû', 'MAÇÃ®', 'KRÍŽ',
+                                  'Tomáš\xa0Novák’s', '« fiancé…” »', 'Nestlé©\xa02020', 'Â', 'Ã', 'São Paulo',
+                                  'ÀÉÎÕÜ', 'Gòâve', '酔', '\ufeff'])
 def test_clean_text_is_left_alone(text): assert repair_encoding(text) == text
 
 
@@ -313,7 +337,8 @@ LETTERS = 'abzÀÁÂÃÄÅÇÉÍÑÓÖØÚÜßàâãäåçéíñóöøúüÿĀč
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.text(LETTERS, min_size=1, max_size=6).flatmap(lambda word: st.sampled_from(['', '…', '’', '”', '—', '™', '®', 'ª', 'º', '»', '\xa0', '.', ',']).map(word.__add__)), max_size=6))
+@given(st.lists(st.text(LETTERS, min_size=1, max_size=6).flatmap(lambda word: st.sampled_from(['', '…', '’', '”', '—',
+                                                                                               '™', '®', 'ª', 'º', '»', '\xa0', '.', ',']).map(word.__add__)), max_size=6))
 def test_words_with_accents_and_punctuation_are_left_alone(words):
     text = ' '.join(words)
     assert repair_encoding(text) == text
@@ -344,7 +369,8 @@ def test_save_and_load(build, tmp_path):
     tok = build(TEXTS)
     tok.save_pretrained(tmp_path)
     again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    assert again.get_vocab() == tok.get_vocab() and tok.convert_ids_to_tokens([0, 1, 2, 3, len(tok)-1]) == ['[PAD]', '[BOS]', '[EOS]', '[UNK]', '[MASK]']
+    assert again.get_vocab() == tok.get_vocab() and tok.convert_ids_to_tokens([0, 1, 2, 3, len(tok)-1]) == ['[PAD]',
+                                                                                                            '[BOS]', '[EOS]', '[UNK]', '[MASK]']
     for text in [*TEXTS, 'the Zebra (2)']:
         assert again.encode(text) == tok.encode(text) and again.decode(again.encode(text)) == tok.decode(tok.encode(text))
 
@@ -364,9 +390,11 @@ def test_char_is_lossless_on_its_characters():
 
 def test_words_and_cut_off():
     tok = word_tokenizer(['a b b c', 'c c', 'a'], min_count=2)
-    assert tok.convert_ids_to_tokens([4, 5, 6]) == ['c', 'a', 'b'] and len(tok) == 8                     # by count, then by alphabet
+    # by count, then by alphabet
+    assert tok.convert_ids_to_tokens([4, 5, 6]) == ['c', 'a', 'b'] and len(tok) == 8
     tok = word_tokenizer(TEXTS)
-    assert tok.convert_ids_to_tokens(encode(tok, [TEXTS[1]])[0]) == ['Fish', 'from', '£', '10.50', ';', 'family', '-', 'friendly', '!']
+    assert tok.convert_ids_to_tokens(encode(tok, [TEXTS[1]])[0]) == ['Fish', 'from', '£', '10.50', ';', 'family', '-',
+                                                                     'friendly', '!']
 
 
 def test_encode_leaves_the_tokenizer_alone():
@@ -384,7 +412,8 @@ def test_a_saved_tokenizer_gives_the_same_corpus(oracle, tmp_path):
 
 def test_oracle_in_another_tokenizer(oracle):
     c = load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=320))
-    assert c.vocab_size == 320 and c.mask_id == 320 and c.text == oracle.text and c.words(c.batch(3, 32)) == oracle.words(oracle.batch(3, 32))
+    assert c.vocab_size == 320 and c.mask_id == 320 and c.text == oracle.text and c.words(c.batch(3,
+                                                                                                  32)) == oracle.words(oracle.batch(3, 32))
 
 
 ODD = ['press [EOS] to stop', 'the [MASK] is a token', 'fill [PAD] here', '[BOS] [CLS] [SEP]', '[EOS][EOS]', 'a[MASK]b']
@@ -429,7 +458,8 @@ def test_a_long_line_is_read_in_pieces():
 # --- rows ---
 
 def test_a_long_sentence_loses_its_end(tmp_path):
-    c = load_corpus('e2e', seq_len=6, tokenizer=word_tokenizer, data_dir=write_e2e(tmp_path, ['a b c', 'a b c d', 'a b c d e', 'a b c d e f']))
+    c = load_corpus('e2e', seq_len=6, tokenizer=word_tokenizer,
+                    data_dir=write_e2e(tmp_path, ['a b c', 'a b c d', 'a b c d e', 'a b c d e f']))
     rows = c.tokenizer.batch_decode(c.train)
     assert rows == ['[BOS] a b c [EOS] [PAD]', '[BOS] a b c d [EOS]', '[BOS] a b c d e', '[BOS] a b c d e']
     assert c.info['cut']['train'] == .5 and c.words(c.train) == [list('abc'), list('abcd'), None, None]
@@ -443,18 +473,24 @@ def test_blocks_hold_the_stream():
 def test_windows_line_ends_and_byte_order_mark_do_not_matter(tmp_path):
     for i, (mark, end) in enumerate([('', '\n'), ('\ufeff', '\r\n')]):
         (tmp_path/f'{i}/e2e').mkdir(parents=True)
-        for name in ('trainset', 'devset', 'testset_w_refs'): (tmp_path/f'{i}/e2e/{name}.csv').write_bytes((mark + 'mr,ref' + end + f'x,"Café, {end}fish"{end}'*12).encode('utf-8'))
+        for name in ('trainset', 'devset', 'testset_w_refs'):
+            (tmp_path/f'{i}/e2e/{name}.csv').write_bytes((mark + 'mr,ref' + end
+                                                          + f'x,"Café, {end}fish"{end}'*12).encode('utf-8'))
     a, b = (load_corpus('e2e', data_dir=tmp_path/str(i)) for i in range(2))
     assert a.fingerprint == b.fingerprint and a.text == b.text
 
 
 def test_the_oracle_speaks_its_language(oracle):
-    assert set(CORPORA) == {'restaurants', 'restaurants-large', 'e2e', 'wikitext2', 'tiny_shakespeare', 'rotten_tomatoes', 'imdb'}
+    assert set(CORPORA) == {'restaurants', 'restaurants-large', 'e2e', 'wikitext2', 'tiny_shakespeare',
+                            'rotten_tomatoes', 'imdb'}
     for name in ('restaurants', 'restaurants-large'):
         c = oracle if name == 'restaurants' else load_corpus(name)
-        assert [len(getattr(c, s)) for s in ('train', 'valid', 'test')] == [20_000, 2_000, 2_000] and c.seq_len == c.grammar.max_len+2
-        assert (c.pad_id, c.bos_id, c.eos_id, c.special['unk'], c.mask_id) == (0, 1, 2, 3, c.vocab_size) and c.vocab_size == len(c.grammar.words)+4
-        assert all(c.grammar.contains(w) for w in c.words(torch.cat([c.train[:100], c.valid[:100], c.test[:100], c.batch(0, 100)])))
+        assert [len(getattr(c, s)) for s in ('train', 'valid', 'test')] == [20_000, 2_000,
+                                                                            2_000] and c.seq_len == c.grammar.max_len+2
+        assert (c.pad_id, c.bos_id, c.eos_id, c.special['unk'], c.mask_id) == (0, 1, 2, 3,
+                                                                               c.vocab_size) and c.vocab_size == len(c.grammar.words)+4
+        assert all(c.grammar.contains(w) for w in c.words(torch.cat([c.train[:100], c.valid[:100], c.test[:100],
+                                                                     c.batch(0, 100)])))
         assert c.info['source'] == 'oracle' and c.info['oov'] == c.info['cut'] == dict(train=0, valid=0, test=0)
         json.dumps(c.info)
 
@@ -490,13 +526,15 @@ def test_no_two_steps_share_a_seed():
 def test_fresh_sentences_are_not_the_fixed_ones(oracle):
     known = {tuple(r) for s in ('train', 'valid', 'test') for r in getattr(oracle, s)[:64].tolist()}
     a, b = (oracle.batch(step, 64) for step in (0, 1))
-    assert not any(torch.equal(x, y) for x in (a, b) for y in (oracle.train[:64], oracle.valid[:64], oracle.test[:64])) and not torch.equal(a, b)
+    assert not any(torch.equal(x, y) for x in (a, b) for y in (oracle.train[:64], oracle.valid[:64],
+                                                               oracle.test[:64])) and not torch.equal(a, b)
     assert len({tuple(r) for r in a.tolist()} - known) > 32
 
 
 def test_the_device_follows(oracle):
     moved = oracle.to('meta')
-    assert moved.train.device.type == moved.batch(0, 4).device.type == 'meta' and oracle.train.device.type == 'cpu' and moved.fingerprint == oracle.fingerprint
+    assert moved.train.device.type == moved.batch(0,
+                                                  4).device.type == 'meta' and oracle.train.device.type == 'cpu' and moved.fingerprint == oracle.fingerprint
 
 
 # --- the real corpora ---
@@ -509,10 +547,12 @@ def e2e(): return load_corpus('e2e', data_dir=DATA)
 def test_e2e(e2e):
     info = e2e.info
     assert [len(getattr(e2e, s)) for s in ('train', 'valid', 'test')] == [42_061, 4_672, 4_693]
-    assert 810 <= e2e.vocab_size <= 830 and all(.004 < rate < .006 for rate in info['oov'].values()) and info['cut']['train'] < .004
+    assert 810 <= e2e.vocab_size <= 830 and all(.004 < rate < .006
+                                                for rate in info['oov'].values()) and info['cut']['train'] < .004
     assert info['encoding'] == dict(found=0, repaired=0)
     assert {c for text in e2e.text['train'] for c in text if ord(c) > 127} == {'é', '£'}
-    with open(f'{DATA}/e2e/trainset.csv', encoding='utf-8', newline='') as f: rows = [row['ref'] for row in csv.DictReader(f)]
+    with open(f'{DATA}/e2e/trainset.csv', encoding='utf-8', newline='') as f:
+        rows = [row['ref'] for row in csv.DictReader(f)]
     assert [row.replace('\r\n', '\n') for row in rows] == e2e.text['train']
 
 
@@ -543,11 +583,13 @@ def test_damaged_e2e_is_repaired_whole(e2e):
 @pytest.mark.parametrize('name, tokens, V', [('tiny_shakespeare', 1_003_776, 69), ('rotten_tomatoes', 203_842, 6_192)])
 def test_other_texts(name, tokens, V):
     c = load_corpus(name, data_dir=DATA)
-    assert c.info['sizes']['train']['tokens'] == tokens and c.vocab_size == V and c.info['encoding'] == dict(found=0, repaired=0)
+    assert c.info['sizes']['train']['tokens'] == tokens and c.vocab_size == V and c.info['encoding'] == dict(found=0,
+                                                                                                             repaired=0)
 
 
 @real_text
 def test_wikitext2():
     c = load_corpus('wikitext2', data_dir=DATA)
-    assert c.info['encoding'] == dict(found=0, repaired=0) and c.info['note'] == 'blank lines left out'     # published sizes
+    # published sizes
+    assert c.info['encoding'] == dict(found=0, repaired=0) and c.info['note'] == 'blank lines left out'
     assert (c.fingerprint, c.vocab_size) == ('b8fccee024a0', 13_526)

@@ -6,7 +6,8 @@ import torch.nn.functional as F
 
 from textdiffusion.grammar import GRAMMARS, SLOTS, Grammar, ambiguity, leaves, load_grammar, read_rules
 
-FLOORS = {'restaurants': dict(words=60, nats=10, longest=28, five_gram=.81), 'restaurants-large': dict(words=160, nats=15, longest=48, five_gram=.51)}
+FLOORS = {'restaurants': dict(words=60, nats=10, longest=28, five_gram=.81),
+          'restaurants-large': dict(words=160, nats=15, longest=48, five_gram=.51)}
 
 # rules that leave a few hundred sentences, with every shape of text still in
 FEW = {'restaurants': '''
@@ -65,7 +66,8 @@ def part(grammar):
 
 def rows(grammar, sentences, n):
     "Sentences as symbols, END to the end of the row"
-    return torch.tensor([[grammar.index[w] for w in words] + [len(grammar.words)]*(n - len(words)) for words in sentences])
+    return torch.tensor([[grammar.index[w] for w in words] + [len(grammar.words)]*(n - len(words))
+                         for words in sentences])
 
 
 def test_sizes(grammar):
@@ -155,12 +157,14 @@ def test_membership_agrees_with_enumeration_on_every_small_change(part):
     changed = set(language)
     for words in language:
         for i in range(len(words) + 1):
-            changed |= {words[:i] + new + words[i+gone:] for gone in (0, 1) for new in [(), *((w,) for w in vocabulary)]}
+            changed |= {words[:i] + new + words[i+gone:] for gone in (0, 1)
+                        for new in [(), *((w,) for w in vocabulary)]}
     assert len(changed) > 50_000
     assert {words for words in changed if part.contains(words)} == language
 
 
-@pytest.mark.parametrize('extra', [-2, 0, 3]) # rows too short for the longest sentences, just long enough, with ENDs to spare
+# rows too short for the longest sentences, just long enough, with ENDs to spare
+@pytest.mark.parametrize('extra', [-2, 0, 3])
 def test_posterior_agrees_with_enumeration(part, extra):
     n = part.max_len + extra
     words, p = zip(*[(w, p) for w, p in part.enumerate_sentences() if len(w) <= n])
@@ -170,7 +174,8 @@ def test_posterior_agrees_with_enumeration(part, extra):
     partial = partial.where(torch.rand(partial.shape, generator=g) < torch.rand(64, 1, generator=g), -1)
     partial[0] = -1 # nothing visible
     weight = ((partial[:, None] == table) | (partial[:, None] < 0)).all(-1)*p # (64, sentences): those that agree
-    expected = torch.einsum('bs,snv->bnv', weight/weight.sum(1, keepdim=True), F.one_hot(table, len(part.words) + 1).double())
+    expected = torch.einsum('bs,snv->bnv', weight/weight.sum(1, keepdim=True),
+                            F.one_hot(table, len(part.words) + 1).double())
     assert torch.allclose(part.posterior(partial), expected, atol=1e-12, rtol=0)
 
 
@@ -194,7 +199,8 @@ def test_chain_rule_of_the_posterior(grammar):
     full = rows(grammar, [words], grammar.max_len)[0]
     order = torch.randperm(len(full), generator=torch.Generator().manual_seed(0))
     rank = order.argsort()
-    partial = torch.stack([full.where(rank < k, -1) for k in range(len(full))])                 # row k shows the first k of the order
+    # row k shows the first k of the order
+    partial = torch.stack([full.where(rank < k, -1) for k in range(len(full))])
     p = grammar.posterior(partial)[torch.arange(len(full)), order, full[order]]
     assert math.isclose(p.log().sum(), grammar.log_prob(words), rel_tol=1e-9)
 
@@ -226,9 +232,12 @@ def test_what_is_no_sentence_has_no_tree():
 
 @pytest.mark.parametrize('good, bad', [
     ('cotto is a pub . cotto serves thai food .', 'cotto is a pub . zizzi serves thai food .'),
-    ('if you want thai food , try the mill near ranch . the mill is rated one star .', 'if you want thai food , try the mill near ranch . the punter is rated one star .'),
-    ('near ranch , cotto charges between ten pounds for soup and forty pounds for fish .', 'near ranch , cotto charges between ten pounds for soup to forty pounds for fish .'),
-    ('near ranch , cotto offers thai food for between ten and thirty pounds .', 'near ranch , cotto offers thai food for between ten pounds .'),
+    ('if you want thai food , try the mill near ranch . the mill is rated one star .',
+     'if you want thai food , try the mill near ranch . the punter is rated one star .'),
+    ('near ranch , cotto charges between ten pounds for soup and forty pounds for fish .',
+     'near ranch , cotto charges between ten pounds for soup to forty pounds for fish .'),
+    ('near ranch , cotto offers thai food for between ten and thirty pounds .',
+     'near ranch , cotto offers thai food for between ten pounds .'),
     ('the pies that the chef at the mill makes are fresh .', 'the pies that the chef at the mill makes is fresh .'),
     ('cotto , an old inn near ranch , serves thai food .', 'cotto , an old inn near ranch .'),
     ('cotto is an old but cheap thai inn .', 'cotto is a old but cheap thai inn .'),

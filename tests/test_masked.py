@@ -43,7 +43,8 @@ def clueless(V): return source(torch.ones(V)/V)
 
 def test_twin_up_to_one_row_of_the_table():
     for timed, extra in ((False, 32), (True, 32 + 128*32+32 + 32*32+32)):
-        assert MaskedDenoiser(MaskedConfig(**SIZES, time=timed)).n_params() - CausalLM(CausalConfig(**SIZES)).n_params() == extra
+        assert MaskedDenoiser(MaskedConfig(**SIZES,
+                                           time=timed)).n_params() - CausalLM(CausalConfig(**SIZES)).n_params() == extra
 
 def test_an_untrained_denoiser_says_nothing():
     torch.manual_seed(0)
@@ -65,10 +66,12 @@ def test_blocks_are_what_they_were_before_their_parts_had_names():
     with torch.no_grad():
         for p in block.parameters(): p.normal_(std=.3)
         q, k, v = block.qkv(rms_norm(h)).view(3, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
-        a = h + block.out(F.scaled_dot_product_attention(rotary(rms_norm(q)), rotary(rms_norm(k)), v).transpose(1, 2).reshape(3, 5, 16))
+        a = h + block.out(F.scaled_dot_product_attention(rotary(rms_norm(q)), rotary(rms_norm(k)), v).transpose(1,
+                                                                                                                2).reshape(3, 5, 16))
         assert torch.equal(block(h), a + block.down(F.relu(block.up(rms_norm(a))).square()))
 
-@pytest.mark.parametrize('part, other', [('norm', lambda x: x), ('turn', lambda x: x), ('scale', lambda x: x), ('act', F.gelu)])
+@pytest.mark.parametrize('part, other', [('norm', lambda x: x), ('turn', lambda x: x), ('scale', lambda x: x),
+                                         ('act', F.gelu)])
 def test_each_habit_of_a_block_can_be_replaced_alone(part, other):
     Changed = type('Changed', (Block,), {part: staticmethod(other)})
     Model = type('Model', (MaskedDenoiser,), dict(block=Changed))
@@ -85,7 +88,8 @@ def test_the_norm_survives_zero_and_tiny_vectors():
 def test_weights_and_log_linear_of_mdlm():
     t = torch.tensor([1e-3, .5, 1.], dtype=torch.float64)
     for alpha_bar in (mask_linear, mask_log_linear):                                   # exactly 1/t, whatever epsilon
-        torch.testing.assert_close(bound_weight(alpha_bar, t), torch.tensor([1000., 2., 1.], dtype=torch.float64), rtol=1e-10, atol=0)
+        torch.testing.assert_close(bound_weight(alpha_bar, t), torch.tensor([1000., 2., 1.], dtype=torch.float64),
+                                   rtol=1e-10, atol=0)
     one = torch.ones(1, dtype=torch.float64)
     assert 1 - mask_log_linear(one).item() == pytest.approx(.999) and -mask_log_linear(one).log().item() == pytest.approx(6.9078, abs=5e-5)
     assert bound_weight(mask_linear, torch.tensor([.25])).dtype == torch.float32
@@ -103,7 +107,9 @@ def test_masking_is_independent_has_the_right_rate_and_spares_what_is_kept():
     masked = z == 9
     assert torch.equal(z[~masked], ids[~masked]) and not masked[:, :5].any()
     assert abs((masked[:, 5:].float().mean(1) - share).mean()) < .005
-    torch.testing.assert_close((masked[:, 5:].sum(1) - 25*share).square().mean(), (25*share*(1-share)).mean(), rtol=.1, atol=0)  # binomial
+    # binomial
+    torch.testing.assert_close((masked[:, 5:].sum(1) - 25*share).square().mean(), (25*share*(1-share)).mean(), rtol=.1,
+                               atol=0)
     assert mask_tokens(ids, torch.zeros(4000), 9).equal(ids) and (mask_tokens(ids, torch.ones(4000), 9) == 9).all()
     assert not (mask_tokens(ids, torch.ones(4000), 9, keep=lambda ids: ids == 3)[ids == 3] == 9).any()
 
@@ -127,7 +133,8 @@ def test_masked_ce_is_the_pooled_loss_of_a_masked_language_model():
     model, ids = random_denoiser(), torch.randint(11, (16, 9))
     torch.manual_seed(3); out = masked_ce(11, draw_t=lambda n, device: torch.full((n,), .4))(model, ids)
     torch.manual_seed(3); z = mask_tokens(ids, torch.full((16,), .4), 11)
-    torch.testing.assert_close(out['loss'], F.cross_entropy(model(z, torch.full((16,), .4)).flatten(0, 1), ids.masked_fill(z != 11, -100).flatten()))
+    torch.testing.assert_close(out['loss'], F.cross_entropy(model(z, torch.full((16,), .4)).flatten(0, 1),
+                                                            ids.masked_fill(z != 11, -100).flatten()))
 
 def test_one_draw_in_both_losses():
     model, ids = random_denoiser(timed=True), torch.randint(11, (16, 9))
@@ -143,14 +150,18 @@ def test_a_batch_without_masks_costs_nothing_and_has_a_gradient(loss):
         model.zero_grad()
         out = loss(11, **how)(model, ids)
         out['loss'].backward()
-        assert out['loss'] == 0 and all(v.isfinite().all() for v in out.values()) and all(p.grad is not None and not p.grad.any() for p in model.parameters())
+        assert out['loss'] == 0 and all(v.isfinite().all() for v in out.values()) and all(p.grad is not None
+                                                                                          and not p.grad.any() for p in model.parameters())
 
 # ---- the bound of sources that are known -------------------------------------------
 
 def test_a_uniform_predictor_costs_ln_V_on_every_draw():
     ids = torch.randint(27, (40, 64))
-    for draws in (1, 3, 16): torch.testing.assert_close(masked_nelbo(clueless(27), ids, 27, draws), torch.full((40,), 64*math.log(27), dtype=torch.float64), rtol=1e-6, atol=0)
-    torch.testing.assert_close(masked_nelbo(clueless(27), ids, 27, keep=torch.arange(64) < 16), torch.full((40,), 48*math.log(27), dtype=torch.float64), rtol=1e-6, atol=0)
+    for draws in (1, 3, 16):
+        torch.testing.assert_close(masked_nelbo(clueless(27), ids, 27, draws),
+                                   torch.full((40,), 64*math.log(27), dtype=torch.float64), rtol=1e-6, atol=0)
+    torch.testing.assert_close(masked_nelbo(clueless(27), ids, 27, keep=torch.arange(64) < 16),
+                               torch.full((40,), 48*math.log(27), dtype=torch.float64), rtol=1e-6, atol=0)
     assert math.log(27) == pytest.approx(3.296, abs=5e-4) and math.log2(27) == pytest.approx(4.755, abs=5e-4)
 
 @pytest.mark.parametrize('name', MASK_SCHEDULES)
@@ -165,7 +176,8 @@ def test_the_bound_of_independent_words_is_their_entropy():
     bound, entropy = masked_nelbo(source(p), words, 6, batch=2000)/32, torch.special.entr(p).sum().item()
     error = bound.std().item()/2000**.5
     assert error < .005 and abs(bound.mean().item() - entropy) < 4*error
-    row = -p.log()[words].mean(1).double()                                             # and row by row it is the row's own cost
+    # and row by row it is the row's own cost
+    row = -p.log()[words].mean(1).double()
     assert abs((bound - row).mean()) < 4*(bound - row).std()/2000**.5 and (bound - row).std() < .6*bound.std()
 
 def test_the_level_makes_the_bound_exact_for_a_model_that_reads_it():
@@ -179,7 +191,9 @@ def test_the_level_makes_the_bound_exact_for_a_model_that_reads_it():
 def test_training_and_evaluation_estimate_one_bound(timed):
     model, ids = random_denoiser(timed), torch.randint(11, (1, 12), generator=seeded()).expand(4000, 12)
     torch.manual_seed(1)
-    with torch.no_grad(): drawn = {name: masked_draw(model, ids, 11, MASK_SCHEDULES[name]).bound for name in ('linear', 'cosine', 'exponential')}
+    with torch.no_grad():
+        drawn = {name: masked_draw(model, ids, 11, MASK_SCHEDULES[name]).bound
+                 for name in ('linear', 'cosine', 'exponential')}
     counted = masked_nelbo(model, ids[:500], 11, draws=12, batch=500)/12
     for name, bound in drawn.items():
         error = (bound.var()/4000 + counted.var()/500).sqrt().item()
@@ -193,17 +207,21 @@ def test_counts_are_stratified_and_masks_are_common():
     seen = {}
     for name in ('one', 'other'):
         seen[name] = []
-        masked_nelbo(lambda z, share: seen[name].append((z, share)) or clueless(9)(z, share), torch.randint(9, (30, 8), generator=seeded()), 9, draws=2, batch=30)
+        masked_nelbo(lambda z, share: seen[name].append((z, share)) or clueless(9)(z, share),
+                     torch.randint(9, (30, 8), generator=seeded()), 9, draws=2, batch=30)
     assert all(torch.equal(a, b) for x, y in zip(*seen.values()) for a, b in zip(x, y))
     model, ids = random_denoiser(), torch.randint(11, (30, 8))
-    torch.testing.assert_close(masked_nelbo(model, ids, 11, batch=7), masked_nelbo(model, ids, 11, batch=30), rtol=1e-5, atol=0)
+    torch.testing.assert_close(masked_nelbo(model, ids, 11, batch=7), masked_nelbo(model, ids, 11, batch=30),
+                               rtol=1e-5, atol=0)
     assert not torch.equal(masked_nelbo(model, ids, 11, seed=1), masked_nelbo(model, ids, 11))
 
 def test_levels_are_beta_and_independent_of_which_positions():
     ids, free = torch.zeros(20_000, 6, dtype=torch.long), torch.arange(6) > 0
     z, level = _mask_exactly(ids, torch.full((20_000,), 2), free.expand(20_000, 6), 1, seeded())
     assert not (z[:, 0] == 1).any() and ((z == 1).sum(1) == 2).all()
-    assert level.mean().item() == pytest.approx(2/6, abs=.004) and level.var().item() == pytest.approx(2*4/(36*7), abs=.002)   # Beta(2, 4)
+    # Beta(2, 4)
+    assert level.mean().item() == pytest.approx(2/6, abs=.004) and level.var().item() == pytest.approx(2*4/(36*7),
+                                                                                                       abs=.002)
     assert (z[:, 1:] == 1).float().mean(0).tolist() == pytest.approx([.4]*5, abs=.02)
     assert abs(torch.corrcoef(torch.stack([level, (z[:, 1] == 1).float()]))[0, 1]) < .03
 
@@ -214,16 +232,20 @@ LAW = torch.tensor([.4, .3, .2, .1])
 def test_reveal_probability_is_the_posterior_of_the_schedule():
     "P(revealed between t and s | masked at t) = (t-s)/t under the linear schedule: counted in a run"
     seen = []
-    def pick(masked, confidence, reveal, generator): seen.append((reveal, (now := ancestral(masked, confidence, reveal, generator)).sum()/masked.sum())); return now
+    def pick(masked, confidence, reveal, generator):
+        seen.append((reveal, (now := ancestral(masked, confidence, reveal, generator)).sum()/masked.sum())); return now
     unmask(source(LAW), torch.full((400, 50), 4), 5, 4, pick=pick, generator=seeded())
     t = even_times(5)
-    for i, (reveal, counted) in enumerate(seen): assert reveal == pytest.approx(((t[i]-t[i+1])/t[i]).item()) and counted.item() == pytest.approx(reveal, abs=.02)
+    for i, (reveal, counted) in enumerate(seen):
+        assert reveal == pytest.approx(((t[i]-t[i+1])/t[i]).item()) and counted.item() == pytest.approx(reveal, abs=.02)
 
 @pytest.mark.parametrize('name', ['linear', 'log_linear', 'cosine', 'exponential'])
 def test_an_ancestral_path_has_the_share_of_masks_of_its_schedule(name):
-    _, trace = unmask(source(LAW), torch.full((400, 50), 4), 8, 4, alpha_bar=MASK_SCHEDULES[name], generator=seeded(), trace_every=1)
+    _, trace = unmask(source(LAW), torch.full((400, 50), 4), 8, 4, alpha_bar=MASK_SCHEDULES[name], generator=seeded(),
+                      trace_every=1)
     expected = 1 - MASK_SCHEDULES[name](even_times(8))
-    expected = expected/expected[0]                                                     # log-linear keeps a thousandth at t = 1, a canvas nothing
+    # log-linear keeps a thousandth at t = 1, a canvas nothing
+    expected = expected/expected[0]
     assert [m['t'] for m in trace] == pytest.approx(expected.tolist(), abs=.015)
     assert all(m['t'] == pytest.approx((m['ids'] == 4).float().mean().item(), abs=1e-6) for m in trace)
 
@@ -231,18 +253,24 @@ def test_an_ancestral_path_has_the_share_of_masks_of_its_schedule(name):
 @pytest.mark.parametrize('choose', [categorical, greedy])
 def test_nothing_stays_masked_and_nothing_said_is_changed(pick, choose):
     model, z = random_denoiser(timed=True), torch.randint(11, (20, 15), generator=seeded())
-    z[:, 4:9], z[::2, 12:] = 11, 11                                                     # gaps in the middle, in every other row also at the end
+    # gaps in the middle, in every other row also at the end
+    z[:, 4:9], z[::2, 12:] = 11, 11
     ids, trace = unmask(model, z, 6, 11, pick=pick, choose=choose, generator=seeded(), trace_every=1)
     assert ids.max() < 11 and torch.equal(ids[z != 11], z[z != 11]) and (z == 11).any()
-    for a, b in zip(trace, trace[1:]): assert torch.equal(b['ids'][a['ids'] != 11], a['ids'][a['ids'] != 11]) and torch.equal(b['confidence'][a['ids'] != 11], a['confidence'][a['ids'] != 11])
+    for a, b in zip(trace, trace[1:]):
+        assert torch.equal(b['ids'][a['ids'] != 11],
+                           a['ids'][a['ids'] != 11]) and torch.equal(b['confidence'][a['ids'] != 11],
+                                                                     a['confidence'][a['ids'] != 11])
     assert torch.equal(ids, trace[-1]['ids']) and trace[-1]['t'] == 0
     plain, none = unmask(model, z, 6, 11, pick=pick, choose=choose, generator=seeded())
-    assert torch.equal(plain, ids) and none == []                                       # looking changes nothing; the same state, the same text
+    # looking changes nothing; the same state, the same text
+    assert torch.equal(plain, ids) and none == []
 
 def test_the_mask_is_never_drawn():
     scores = torch.zeros(5); scores[4] = 50.
     for choose in (categorical, greedy):
-        ids, _ = unmask(lambda z, share: scores.expand(*z.shape, 5), torch.full((50, 20), 4), 3, 4, choose=choose, generator=seeded())
+        ids, _ = unmask(lambda z, share: scores.expand(*z.shape, 5), torch.full((50, 20), 4), 3, 4, choose=choose,
+                        generator=seeded())
         assert ids.max() < 4
     assert forbid(scores, 4)[4] == -math.inf and forbid(scores, 5) is scores
 
@@ -253,18 +281,25 @@ def test_the_denoiser_is_told_the_share_of_open_gaps_and_asked_no_more_than_need
     unmask(denoiser, z, 10, 4, pick=random_k(1), generator=seeded())
     assert torch.stack(told).tolist() == [[1, 1], [.75, .5], [.5, 0], [.25, 0]]
 
-@pytest.mark.parametrize('n, steps, alpha_bar, expected', [(10, 4, mask_linear, [2, 3, 2, 3]), (32, 8, mask_linear, [4]*8),
-                                                          (10, 4, mask_cosine, [1, 2, 3, 4]), (32, 8, mask_cosine, [1, 2, 3, 4, 5, 5, 6, 6])])
+@pytest.mark.parametrize('n, steps, alpha_bar, expected',
+                         [(10, 4, mask_linear, [2, 3, 2, 3]), (32, 8, mask_linear, [4]*8),
+                                                          (10, 4, mask_cosine, [1, 2, 3, 4]),
+                          (32, 8, mask_cosine, [1, 2, 3, 4, 5, 5, 6, 6])])
 def test_transfer_counts_of_dllm(n, steps, alpha_bar, expected):
-    _, trace = unmask(source(LAW), torch.full((3, n), 4), steps, 4, alpha_bar=alpha_bar, pick=scheduled, generator=seeded(), trace_every=1)
+    _, trace = unmask(source(LAW), torch.full((3, n), 4), steps, 4, alpha_bar=alpha_bar, pick=scheduled,
+                      generator=seeded(), trace_every=1)
     left = [(m['ids'] == 4).sum(1) for m in trace]
     assert [(a-b).tolist() for a, b in zip(left, left[1:])] == [[k]*3 for k in expected]
 
 def test_confidence_rules_take_the_most_confident():
     certain = torch.tensor([.1, .9, .6, .8])                                             # of token 0, by position
     def denoiser(z, share): return torch.stack([certain, 1-certain], -1).log().expand(len(z), 4, 2)
-    def order(**how): return [(m['ids'][0] == 2).nonzero()[:, 0].tolist() for m in unmask(denoiser, torch.full((1, 4), 2), 4, 2, choose=greedy, trace_every=1, **how)[1]]
-    assert order(pick=top_k(1)) in ([[0, 1, 2, 3], [0, 2, 3], [2, 3], [2], []], [[0, 1, 2, 3], [1, 2, 3], [2, 3], [2], []])  # .9 twice: a tie
+    def order(**how):
+        return [(m['ids'][0] == 2).nonzero()[:, 0].tolist()
+                for m in unmask(denoiser, torch.full((1, 4), 2), 4, 2, choose=greedy, trace_every=1, **how)[1]]
+    # .9 twice: a tie
+    assert order(pick=top_k(1)) in ([[0, 1, 2, 3], [0, 2, 3], [2, 3], [2], []],
+                                    [[0, 1, 2, 3], [1, 2, 3], [2, 3], [2], []])
     assert order(pick=threshold(.85)) == [[0, 1, 2, 3], [2, 3], [2], []] and order(pick=threshold(1.))[-1] == []
 
 def test_two_calls_of_the_ancestral_sampler_have_their_exact_law():
@@ -278,9 +313,11 @@ def test_two_calls_of_the_ancestral_sampler_have_their_exact_law():
     first = exact(torch.full((1, 3), 5), None)[0].exp()
     for subset in product([False, True], repeat=3):
         told = torch.tensor(subset)
-        second = exact(strings.masked_fill(~told, 5), None).exp()                         # given the words of the first call
+        # given the words of the first call
+        second = exact(strings.masked_fill(~told, 5), None).exp()
         at = torch.arange(3)
-        law += (torch.where(told, first[at, strings], second[torch.arange(125)[:, None], at, strings]).double().prod(1))/8
+        law += (torch.where(told, first[at, strings], second[torch.arange(125)[:, None], at,
+                                                             strings]).double().prod(1))/8
     ids, _ = unmask(exact, torch.full((40_000, 3), 5), 2, 5, generator=seeded())
     counted = (ids @ torch.tensor([25, 5, 1])).bincount(minlength=125)/40_000
     assert law.sum().item() == pytest.approx(1) and (counted - law).abs().max() < .01
@@ -296,7 +333,8 @@ def test_independent_words_keep_their_law(steps):
 def test_the_largest_gumbel_numbers():
     "What the largest uniform number below 1 makes: in float32, nothing above 16.6"
     for dtype, known in ((torch.float32, 16.6355), (torch.float64, 36.7368)):
-        top = torch.tensor(1., dtype=dtype) - torch.finfo(dtype).eps/2                    # the largest number that torch.rand makes
+        # the largest number that torch.rand makes
+        top = torch.tensor(1., dtype=dtype) - torch.finfo(dtype).eps/2
         assert -(-top.log()).log().item() == pytest.approx(known, abs=1e-4)
 
 def joint_run(dtype, n, calls=1200, rare=12_000):
@@ -305,7 +343,9 @@ def joint_run(dtype, n, calls=1200, rare=12_000):
     generator, left, found = seeded(), n, 0
     for i in range(calls):
         r = 1/(calls-i)
-        drawn = categorical(torch.cat([words + math.log(r), torch.tensor([math.log(1-r) if r < 1 else -math.inf])]).expand(left, -1), generator, dtype)
+        drawn = categorical(torch.cat([words + math.log(r),
+                                       torch.tensor([math.log(1-r) if r < 1 else -math.inf])]).expand(left, -1),
+                            generator, dtype)
         left, found = (drawn == rare+10).sum().item(), found + ((drawn >= 10) & (drawn < rare+10)).sum().item()
         if not left: break
     return found/n
@@ -374,14 +414,16 @@ def test_the_bound_of_the_perfect_denoiser_is_the_exact_likelihood(small):
 def test_masked_oracle_is_the_grammars_posterior(small):
     "Against `Grammar.posterior`, which has its own checks by enumeration"
     g, ids = small.grammar, small.test[:40]
-    hidden = (torch.rand(ids.shape, generator=seeded()) < .6) | (ids == small.eos_id) | (ids == small.pad_id)  # where `posterior` has one symbol for two
+    # where `posterior` has one symbol for two
+    hidden = (torch.rand(ids.shape, generator=seeded()) < .6) | (ids == small.eos_id) | (ids == small.pad_id)
     p = masked_oracle(small, batch=16)(ids.masked_fill(hidden, small.mask_id), None).exp()
     words = small.tokenizer.convert_tokens_to_ids(g.words)
     symbol = torch.full((small.vocab_size,), len(g.words)); symbol[words] = torch.arange(len(g.words))
     expected = g.posterior(symbol[ids[:, 1:]].masked_fill(hidden[:, 1:], -1))
     torch.testing.assert_close(p[:, 1:, words], expected[..., :-1])
     torch.testing.assert_close(p[:, 1:, small.eos_id] + p[:, 1:, small.pad_id], expected[..., -1])
-    assert (p[:, 0, small.bos_id] == 1).all() and (p.sum(-1) - 1).abs().max() < 1e-9 and not p[..., small.special['unk']].any()
+    assert (p[:, 0, small.bos_id] == 1).all() and (p.sum(-1) - 1).abs().max() < 1e-9 and not p[...,
+                                                                                               small.special['unk']].any()
 
 def test_an_impossible_canvas_is_answered_as_an_empty_one(small):
     ids = small.test[:3].clone()
@@ -390,7 +432,8 @@ def test_an_impossible_canvas_is_answered_as_an_empty_one(small):
     p = masked_oracle(small)(ids, None)
     assert torch.equal(p[1], p[2]) and not torch.equal(p[0], p[2])
     allowed = torch.ones(2, 5, len(small.grammar.words)+2, dtype=torch.bool); allowed[1, 0] = False
-    assert _is_possible(allowed, small.grammar).tolist() == [True, False]         # 'cotto serves … food .' has five words
+    # 'cotto serves … food .' has five words
+    assert _is_possible(allowed, small.grammar).tolist() == [True, False]
     assert not _is_possible(allowed[:1, :3], small.grammar).any()                             # nothing that short
 
 def test_debris_behind_the_end_is_looked_away_from_and_nothing_else(small):
@@ -405,17 +448,20 @@ def test_debris_behind_the_end_is_looked_away_from_and_nothing_else(small):
     assert debris.ne(clean).any(1).all()
     wrong = debris.clone(); wrong[:, 1] = small.eos_id
     empty = masked_oracle(small)(torch.full((1, 30), small.mask_id), None)
-    torch.testing.assert_close(masked_oracle(small)(wrong, None).exp(), empty.exp().expand(len(wrong), -1, -1))   # an end at once: no sentence is that short
+    # an end at once: no sentence is that short
+    torch.testing.assert_close(masked_oracle(small)(wrong, None).exp(), empty.exp().expand(len(wrong), -1, -1))
 
 # ---- cost and pictures --------------------------------------------------------------------
 
-@pytest.mark.parametrize('how', [dict(), dict(pick=random_k(4)), dict(pick=top_k(4)), dict(pick=threshold(.9), choose=greedy), dict(pick=scheduled, choose=greedy)],
+@pytest.mark.parametrize('how', [dict(), dict(pick=random_k(4)), dict(pick=top_k(4)),
+                                 dict(pick=threshold(.9), choose=greedy), dict(pick=scheduled, choose=greedy)],
                          ids=['ancestral', 'random_k', 'top_k', 'threshold', 'scheduled'])
 def test_sampling_costs_little_more_than_the_forward_passes(how):
     assert overhead(lambda denoiser, z: unmask(denoiser, z, 6, 78, generator=seeded(), **how)) <= .10
 
 def test_a_trace_can_be_drawn(small):
-    _, trace = unmask(masked_oracle(small), canvas(small.test[:2, :3], 30, small.mask_id), 6, small.mask_id, generator=seeded(), trace_every=2)
+    _, trace = unmask(masked_oracle(small), canvas(small.test[:2, :3], 30, small.mask_id), 6, small.mask_id,
+                      generator=seeded(), trace_every=2)
     assert len(trace) == 4 and (trace[0]['confidence'][:, :3] == 1).all() and not trace[0]['confidence'][:, 3:].any()
     told = moments(trace, small, row=1)
     assert told[0]['words'].count('[MASK]') == 27 and '[MASK]' not in told[-1]['words']
@@ -425,29 +471,41 @@ def test_a_trace_can_be_drawn(small):
 
 def test_refusals_of_the_sampler():
     z = torch.full((2, 6), 4)
-    for message, bad in (('nothing to fill: no position of the canvas holds the mask, id 4', dict(z=torch.zeros(2, 6, dtype=torch.long))),
-                         ('steps must be at least 1', dict(steps=0)), ('mask_id must be the id of a mask token', dict(mask_id=-1)),
-                         ('mask_id 9 is outside: the denoiser scores 4 tokens', dict(mask_id=9, z=torch.full((2, 6), 9))),
+    for message, bad in (('nothing to fill: no position of the canvas holds the mask, id 4',
+                          dict(z=torch.zeros(2, 6, dtype=torch.long))),
+                         ('steps must be at least 1', dict(steps=0)),
+                         ('mask_id must be the id of a mask token', dict(mask_id=-1)),
+                         ('mask_id 9 is outside: the denoiser scores 4 tokens',
+                          dict(mask_id=9, z=torch.full((2, 6), 9))),
                          ('keeps 0.05 of the tokens at t = 1', dict(alpha_bar=lambda t: 1-.95*t)),
-                         (r'scores for each of \(2, 6\) positions', dict(denoiser=lambda z, share: torch.zeros(2, 5, 4)))):
-        with pytest.raises(ValueError, match=message): unmask(**dict(denoiser=source(LAW), z=z, steps=3, mask_id=4) | bad)
+                         (r'scores for each of \(2, 6\) positions',
+                          dict(denoiser=lambda z, share: torch.zeros(2, 5, 4)))):
+        with pytest.raises(ValueError, match=message):
+            unmask(**dict(denoiser=source(LAW), z=z, steps=3, mask_id=4) | bad)
     for rule in (random_k, top_k):
         for k in (0, -1, 2.):
             with pytest.raises(ValueError, match='k must be a whole number of at least 1'): rule(k)
     for tau in (0, 1.01, -1, math.nan):
         with pytest.raises(ValueError, match=r'tau must lie in \(0, 1\]'): threshold(tau)
-    with pytest.raises(ValueError, match='a prefix of 7 tokens leaves nothing to write in a window of 7; give at most 6'): canvas(torch.zeros(1, 7), 7, 4)
+    with pytest.raises(ValueError,
+                       match='a prefix of 7 tokens leaves nothing to write in a window of 7; give at most 6'):
+        canvas(torch.zeros(1, 7), 7, 4)
 
 def test_refusals_of_losses_and_evaluation(small):
     ids = torch.zeros(2, 6, dtype=torch.long)
-    with pytest.raises(ValueError, match='keep must be a tensor of booleans'): masked_bound(4, keep=torch.arange(6))(clueless(4), ids)
+    with pytest.raises(ValueError, match='keep must be a tensor of booleans'):
+        masked_bound(4, keep=torch.arange(6))(clueless(4), ids)
     for name, bad in (('draws', 0), ('draws', 2.5), ('batch', 0)):
         with pytest.raises(ValueError, match=f'{name} must be a whole number of at least 1, got {bad}'):
             masked_nelbo(clueless(4), ids, 4, **{name: bad})
-    with pytest.raises(ValueError, match='row 1 has no position that may be masked'): masked_nelbo(clueless(4), ids, 4, keep=torch.tensor([[False], [True]]))
-    with pytest.raises(ValueError, match='masked_oracle needs one token per word'): masked_oracle(replace(small, tokenizer=list_tokenizer(['the'])))
+    with pytest.raises(ValueError, match='row 1 has no position that may be masked'):
+        masked_nelbo(clueless(4), ids, 4, keep=torch.tensor([[False], [True]]))
+    with pytest.raises(ValueError, match='masked_oracle needs one token per word'):
+        masked_oracle(replace(small, tokenizer=list_tokenizer(['the'])))
     class Text: grammar, name = None, 'wikitext2'
-    with pytest.raises(ValueError, match='masked_oracle needs an oracle language, and wikitext2 is real text; choose restaurants or restaurants-large'): masked_oracle(Text)
+    with pytest.raises(ValueError,
+                       match='masked_oracle needs an oracle language, and wikitext2 is real text; choose restaurants or restaurants-large'):
+        masked_oracle(Text)
     with pytest.raises(ValueError, match='d_model 30 must be divisible'): MaskedConfig(d_model=30)
 
 def test_stratified_levels_and_keep_reach_the_loss():

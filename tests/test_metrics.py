@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest, torch
 
 from textdiffusion.corpora import load_corpus
-from textdiffusion.metrics import (counted, distinct, exact_nll, longest_copy, nll_rates, novelty, oracle_scores, self_bleu,
+from textdiffusion.metrics import (counted, distinct, exact_nll, longest_copy, nll_rates, novelty, oracle_scores,
+                                   self_bleu,
                                    unigram_entropy, unseen)
 
 N = 512

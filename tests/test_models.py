@@ -6,12 +6,15 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 
-from textdiffusion.models import (HEADS, CausalConfig, CausalLM, DiffusionLMConfig, DiffusionLMDenoiser, GaussianConfig, GaussianDenoiser, load)
+from textdiffusion.models import (HEADS, CausalConfig, CausalLM, DiffusionLMConfig, DiffusionLMDenoiser,
+                                  GaussianConfig, GaussianDenoiser, load)
 from textdiffusion.objectives import diffusion_lm, draw
 from textdiffusion.schedules import sqrt
 
 TINY = dict(vocab_size=11, emb_dim=8, d_model=32, n_layers=2, n_heads=2)
-MODELS = {**{head: lambda head=head: GaussianDenoiser(GaussianConfig(**TINY, head=head, normalise_emb=head == 'mean_embedding', self_condition=True)) for head in HEADS},
+MODELS = {**{head: lambda head=head: GaussianDenoiser(GaussianConfig(**TINY, head=head,
+                                                                     normalise_emb=head == 'mean_embedding',
+                                                                     self_condition=True)) for head in HEADS},
           'causal': lambda: CausalLM(CausalConfig(vocab_size=11, d_model=32, n_layers=2, n_heads=2)),
           'diffusion_lm': lambda: DiffusionLMDenoiser(DiffusionLMConfig(**TINY, max_len=9))}
 
@@ -29,8 +32,10 @@ def published():
 
 def test_parameter_counts(published):
     assert published.n_params() == 87_129_749
-    parts = {k: sum(p.numel() for p in getattr(published, k).parameters()) for k in ('encoder', 'up', 'time', 'pos', 'norm', 'down', 'table', 'head')}
-    assert parts == dict(encoder=85_054_464, up=603_648, time=460_032, pos=393_216, norm=1_536, down=602_896, table=13_136, head=821)
+    parts = {k: sum(p.numel() for p in getattr(published, k).parameters())
+             for k in ('encoder', 'up', 'time', 'pos', 'norm', 'down', 'table', 'head')}
+    assert parts == dict(encoder=85_054_464, up=603_648, time=460_032, pos=393_216, norm=1_536, down=602_896,
+                         table=13_136, head=821)
 
 def test_initial_losses(published):
     "Untrained: mse about 1.02, decoder NLL about .68 to .75, together 1.70 to 1.77; the luck of a table moves the parts by a few hundredths"
@@ -44,7 +49,8 @@ def test_embeddings_and_layers_start_as_in_pytorch(published):
     assert abs(published.table.weight.std() - 1) < .02 and abs(published.pos.weight.std() - 1) < .02
     assert published.head.bias.abs().max() <= .25 and published.head.bias.std() > .1
     query = published.encoder.layer[0].attention.self.query
-    assert abs(query.weight.std() - (1/3/768)**.5) < .002 and query.bias.abs().max() > 0      # kaiming-uniform, not N(0, .02)
+    # kaiming-uniform, not N(0, .02)
+    assert abs(query.weight.std() - (1/3/768)**.5) < .002 and query.bias.abs().max() > 0
 
 def test_clean_embeddings_decode_to_themselves(published):
     from textdiffusion.sampling import nearest
@@ -82,7 +88,8 @@ def test_a_missing_weight_is_refused(tmp_path):
     (tmp_path/'config.json').write_text(json.dumps({**config, 'n_layers': 3}))
     with pytest.raises(ValueError, match='does not hold the whole model'): load(tmp_path)
 
-@pytest.mark.parametrize('wrong, named', [(dict(head='argmax'), 'regress_x0'), (dict(schedule='cubic'), 'cosine'), (dict(d_model=30), 'n_heads')])
+@pytest.mark.parametrize('wrong, named', [(dict(head='argmax'), 'regress_x0'), (dict(schedule='cubic'), 'cosine'),
+                                          (dict(d_model=30), 'n_heads')])
 def test_bad_configs_name_the_choices(wrong, named):
     with pytest.raises(ValueError, match=named): GaussianConfig(**{**TINY, **wrong})
 

@@ -20,7 +20,8 @@ PINS = read_pins(ROOT)
 HEADLINES = {name: PINS[name]['pins'][PINS[name]['headline']] for name in entries(ROOT) if name in PINS}
 SOURCES = {p.stem: json.loads(p.read_text(encoding='utf-8')) for p in sorted((ROOT/'nbs').glob('*.ipynb'))}
 CLAIMS = json.loads((ROOT/'journal/claims.json').read_text(encoding='utf-8'))
-FIXED = ('parameters', 'seeds', 'corpus_info', 'seconds', 'training_minutes', 'schema', 'lam', 't', 'calls', 'steps', 'width', 'level')
+FIXED = ('parameters', 'seeds', 'corpus_info', 'seconds', 'training_minutes', 'schema', 'lam', 't', 'calls', 'steps',
+         'width', 'level')
 
 def module(entry): return importlib.import_module(f"textdiffusion.{entry.split('_', 1)[1]}")
 
@@ -48,14 +49,17 @@ def test_the_answer_follows_the_record(entry):
 def test_every_fact_is_used(entry):
     known = set(module(entry).facts(headline_record(entry)))
     text = '\n'.join(source(name) for name in SOURCES) + json.dumps([c.get('found', '') for c in CLAIMS])
-    used = set(re.findall(r'\{\{(\w+)', text)) | {c['fact'] for c in CLAIMS if 'fact' in c} | set(re.findall(r"\bf\w*\.(\w+)", text))
-    used |= set(re.findall(r"'(\w+)', (?:above|below|within)", text)) | set(re.findall(r"\[?'(\w+)'", source(entry).split('What we learned')[-1]))
+    used = set(re.findall(r'\{\{(\w+)', text)) | {c['fact'] for c in CLAIMS
+                                                  if 'fact' in c} | set(re.findall(r"\bf\w*\.(\w+)", text))
+    used |= set(re.findall(r"'(\w+)', (?:above|below|within)", text)) | set(re.findall(r"\[?'(\w+)'",
+                                                                                       source(entry).split('What we learned')[-1]))
     assert not known - used
 
 @pytest.mark.parametrize('entry', HEADLINES)
 def test_beliefs_are_few_and_have_a_fact(entry):
     beliefs = module(entry).BELIEFS
-    assert 1 <= len(beliefs) <= 5 and all(re.search(r'\w', b.text) and b.relation in RELATIONS.values() for b in beliefs)
+    assert 1 <= len(beliefs) <= 5 and all(re.search(r'\w', b.text) and b.relation in RELATIONS.values()
+                                          for b in beliefs)
 
 # claims ----------------------------------------------------------------------------------------------------------------
 
@@ -75,7 +79,8 @@ def test_claims_follow_the_record(tmp_path):
     import textdiffusion.claims as claims
     before = {r['id']: r['found'] for r in judged_claims(PINS, ROOT)}
     own = pytest.MonkeyPatch()
-    own.setattr(claims, 'entry_module', lambda entry, root: module(entry.name))      # the library of this checkout, the records of the copy
+    # the library of this checkout, the records of the copy
+    own.setattr(claims, 'entry_module', lambda entry, root: module(entry.name))
     try: after = {r['id']: r['found'] for r in claims.judged_claims(PINS, copy)}
     finally: own.undo()
     numbers = [c['id'] for c in CLAIMS if '{{' in c.get('found', '') and not c.get('on') and c['entry'] in HEADLINES]
@@ -94,13 +99,15 @@ def table_rows(path):
     "Rows of the tables of a page, as dicts"
     for o in outputs(path):
         for table in re.findall(r'<table.*?</table>', ''.join(o.get('data', {}).get('text/html', [])), re.S):
-            cells = [[html.unescape(re.sub('<[^>]+>', '', c)).strip() for c in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.S)]
+            cells = [[html.unescape(re.sub('<[^>]+>', '', c)).strip()
+                      for c in re.findall(r'<t[hd][^>]*>(.*?)</t[hd]>', row, re.S)]
                      for row in re.findall(r'<tr.*?</tr>', table, re.S)]
             yield from (dict(zip(cells[0], row)) for row in cells[1:])
 
 def test_claims_stand():
     now = {r['id']: r['verdict'] for r in judged_claims(PINS, ROOT)}
-    moved = {i: (old, now.get(i)) for i, old in STANDING['claims'].items() if now.get(i) != old and i not in STANDING['moved']}
+    moved = {i: (old, now.get(i)) for i, old in STANDING['claims'].items() if now.get(i) != old
+             and i not in STANDING['moved']}
     assert not moved, moved
 
 @pytest.mark.parametrize('entry', STANDING['beliefs'])
@@ -139,7 +146,8 @@ LINK = re.compile(r'\]\((?!https?:|#|mailto:)([^)#\s]+)')
 
 def dead_links(text, folder):
     "Relative links of a Markdown text that lead nowhere"
-    return [link for link in LINK.findall(re.sub(r'```.*?```|`[^`]*`|\$[^$]*\$', '', text, flags=re.S)) if not (folder/link).exists()]
+    return [link for link in LINK.findall(re.sub(r'```.*?```|`[^`]*`|\$[^$]*\$', '', text, flags=re.S))
+            if not (folder/link).exists()]
 
 DOCUMENTS = [ROOT/'README.md', *sorted((ROOT/'docs').glob('*.md')), ROOT/'journal/README.md', ROOT/'journal/CLAIMS.md']
 
@@ -149,19 +157,23 @@ def test_documents_have_no_dead_link(path):
 
 @pytest.mark.parametrize('name', SOURCES)
 def test_sources_have_no_dead_link(name):
-    assert not dead_links('\n'.join(''.join(c['source']) for c in SOURCES[name]['cells'] if c['cell_type'] == 'markdown'), ROOT/'nbs')
+    assert not dead_links('\n'.join(''.join(c['source']) for c in SOURCES[name]['cells']
+                                    if c['cell_type'] == 'markdown'), ROOT/'nbs')
 
 def test_a_page_is_the_same_when_it_is_rendered_again(tmp_path):
     page = ROOT/'journal'/f"{HEADLINES['05_anchor_loss']}.ipynb"
     again = render(page.with_suffix('.json'), ROOT, tmp_path/'page.ipynb')
-    def shown(path): return [(c['source'], [o.get('data', {}).get('text/markdown') for o in c.get('outputs', [])]) for c in json.loads(path.read_text())['cells']]
+    def shown(path):
+        return [(c['source'], [o.get('data', {}).get('text/markdown') for o in c.get('outputs', [])])
+                for c in json.loads(path.read_text())['cells']]
     assert shown(again) == shown(page)
     twice = render(page.with_suffix('.json'), ROOT, tmp_path/'page.ipynb').read_bytes()
     assert twice == again.read_bytes()
 
 # untrusted text --------------------------------------------------------------------------------------------------------
 
-HOSTILE = ['<script>alert(1)</script>', '<unk> & </td>', '<img src=x onerror=alert(1)>', '| a | b |', '\x1b[31mred', '&lt;b&gt;']
+HOSTILE = ['<script>alert(1)</script>', '<unk> & </td>', '<img src=x onerror=alert(1)>', '| a | b |', '\x1b[31mred',
+           '&lt;b&gt;']
 
 def test_no_text_in_a_table_is_taken_for_html(capsys, monkeypatch):
     import textdiffusion.reading as reading

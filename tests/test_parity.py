@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 from textdiffusion.sampling import ancestral_step, clamp, clamp_argmax, ddim_step, dpm_step, nearest, sample, spaced
-from textdiffusion.schedules import (MASK_SCHEDULES, SCHEDULES, add_noise, from_betas, grid, log_snr, posterior, posterior_weights, rescale, root, sigma, sqrt)
+from textdiffusion.schedules import (MASK_SCHEDULES, SCHEDULES, add_noise, from_betas, grid, log_snr, posterior,
+                                     posterior_weights, rescale, root, sigma, sqrt)
 
 T = 2000
 
@@ -46,16 +47,20 @@ def test_sqrt_checkpoints_of_the_reference():
     table = sqrt(grid())
     known = {0: .985359, 10: .93451, 100: .78288, 500: .50444, 1000: .29542, 1500: .13498}
     for i, value in known.items(): assert table[i].item() == pytest.approx(value, abs=5e-6)
-    assert table[1998].item() == pytest.approx(2.02e-4, rel=1e-3) and table[1999].item() == pytest.approx(2.02e-7, rel=1e-3)
+    assert table[1998].item() == pytest.approx(2.02e-4, rel=1e-3) and table[1999].item() == pytest.approx(2.02e-7,
+                                                                                                          rel=1e-3)
     first_noise = {name: sigma(grid()[:1], SCHEDULES[name]).item() for name in REFERENCE}
     assert first_noise['sqrt'] == pytest.approx(.1210, abs=5e-5)
-    assert first_noise['linear'] == pytest.approx(.0071, abs=5e-5) and first_noise['cosine'] == pytest.approx(.0045, abs=5e-5)
-    assert first_noise['trunc_linear'] == pytest.approx(.1, abs=5e-4) and first_noise['pw_linear'] == pytest.approx(.1, abs=5e-4)
+    assert first_noise['linear'] == pytest.approx(.0071, abs=5e-5) and first_noise['cosine'] == pytest.approx(.0045,
+                                                                                                              abs=5e-5)
+    assert first_noise['trunc_linear'] == pytest.approx(.1, abs=5e-4) and first_noise['pw_linear'] == pytest.approx(.1,
+                                                                                                                    abs=5e-4)
 
 
 def test_200_step_table_is_the_fine_one_at_every_tenth_time_but_for_its_floor():
     coarse = from_betas(torch.from_numpy(reference_betas(numpy_sqrt, 200)))(grid(200))
-    assert coarse[0].item() == pytest.approx(.937965, abs=5e-7) and (1-coarse[0]).sqrt().item() == pytest.approx(.2491, abs=5e-5)
+    assert coarse[0].item() == pytest.approx(.937965, abs=5e-7) and (1-coarse[0]).sqrt().item() == pytest.approx(.2491,
+                                                                                                                 abs=5e-5)
     assert coarse[199].item() == pytest.approx(2.48e-6, rel=2e-3)
     torch.testing.assert_close(coarse[:-1], sqrt(grid(200))[:-1], rtol=1e-9, atol=0)
     torch.testing.assert_close(sqrt(grid(200)), sqrt(grid())[9::10], rtol=1e-12, atol=0)
@@ -111,7 +116,8 @@ def test_posterior_weights_equal_the_betas_formulas(name):
     betas = torch.from_numpy(REFERENCE[name])
     ab = (1-betas).cumprod(0)
     before = torch.cat([torch.ones(1, dtype=torch.float64), ab[:-1]])
-    to_x0, to_x_t, variance = posterior_weights(SCHEDULES[name](grid()), torch.cat([before[:1], SCHEDULES[name](grid())[:-1]]))
+    to_x0, to_x_t, variance = posterior_weights(SCHEDULES[name](grid()),
+                                                torch.cat([before[:1], SCHEDULES[name](grid())[:-1]]))
     torch.testing.assert_close(to_x0, betas*before.sqrt()/(1-ab), rtol=1e-7, atol=1e-12)
     torch.testing.assert_close(to_x_t, (1-before)*(1-betas).sqrt()/(1-ab), rtol=1e-7, atol=1e-12)
     torch.testing.assert_close(variance, betas*(1-before)/(1-ab), rtol=1e-7, atol=1e-12)
@@ -153,12 +159,14 @@ def denoise(x_t, t, x0_prev=None):
 
 
 def latents(steps, step, x_T, seed=1):
-    return sample(denoise, SHAPE, sqrt, steps, step=step, x_T=x_T, generator=torch.Generator().manual_seed(seed), decode=lambda x, logits: x)[0]
+    return sample(denoise, SHAPE, sqrt, steps, step=step, x_T=x_T, generator=torch.Generator().manual_seed(seed),
+                  decode=lambda x, logits: x)[0]
 
 
 def foreign(kind, **kw):
     diffusers = pytest.importorskip('diffusers')
-    return getattr(diffusers, kind)(num_train_timesteps=T, trained_betas=REFERENCE['sqrt'], prediction_type='sample', **kw)
+    return getattr(diffusers, kind)(num_train_timesteps=T, trained_betas=REFERENCE['sqrt'], prediction_type='sample',
+                                    **kw)
 
 
 @pytest.fixture
@@ -190,7 +198,8 @@ def test_ddim_step_equals_DDIMScheduler(eta, x_T):
 
 @pytest.mark.parametrize('steps', [1, 2, 3, 10, 20, 100])
 def test_dpm_chain_equals_DPMSolverMultistepScheduler(steps, x_T):
-    scheduler = foreign('DPMSolverMultistepScheduler', algorithm_type='dpmsolver++', solver_order=2, solver_type='midpoint', final_sigmas_type='zero')
+    scheduler = foreign('DPMSolverMultistepScheduler', algorithm_type='dpmsolver++', solver_order=2,
+                        solver_type='midpoint', final_sigmas_type='zero')
     scheduler.set_timesteps(timesteps=[index(t) for t in spaced(steps)[:-1]])
     x = x_T
     for i in scheduler.timesteps:
@@ -235,7 +244,8 @@ def test_conditioning_time_falls_strictly_from_one_and_ends_clean(schedule, lang
     def perfect(x_t, t, x0_prev): asked.append(t); return emb[ids], emb[ids] @ emb.T
     latents, _ = sample(perfect, (3, 7, 8), SCHEDULES[schedule], 30, decode=lambda x, logits: x)
     times = torch.stack(asked)
-    assert times.shape == (30, 3) and times.dtype == torch.float32 and (times[0] == 1).all() and (times.diff(dim=0) < 0).all()
+    assert times.shape == (30,
+                           3) and times.dtype == torch.float32 and (times[0] == 1).all() and (times.diff(dim=0) < 0).all()
     assert times[-1, 0] == pytest.approx(1/T) and torch.equal(latents, emb[ids])
 
 

@@ -32,7 +32,8 @@ print(digest(plan_of(model, muon_adamw(model), torch.zeros(2, 3), loss=values, e
 def test_another_process_says_the_same():
     "Whatever the order of sets, and after caches were filled"
     def ask(seed):
-        return subprocess.run([sys.executable, '-c', ASK], capture_output=True, text=True, env=environment(PYTHONHASHSEED=seed))
+        return subprocess.run([sys.executable, '-c', ASK], capture_output=True, text=True,
+                              env=environment(PYTHONHASHSEED=seed))
     said = [ask(seed) for seed in '12']
     assert said[0].stdout == said[1].stdout and said[0].stdout.startswith('#'), said[0].stderr
 
@@ -42,7 +43,8 @@ class Scale(nn.Module):
     def __init__(self, by): super().__init__(); self.by = by
     def forward(self, x): return x*self.by
 
-PAIRS = [(1, 2), (1., -1.), (.1, .1 + 1e-17 + 1e-16), ('a', 'b'), ('a'*99, 'a'*98 + 'b'), (torch.zeros(2), torch.ones(2)),
+PAIRS = [(1, 2), (1., -1.), (.1, .1 + 1e-17 + 1e-16), ('a', 'b'), ('a'*99, 'a'*98 + 'b'),
+         (torch.zeros(2), torch.ones(2)),
          ([1, 2], [2, 1]), (torch.tensor(1.), torch.tensor(2.)), (torch.zeros(2), torch.zeros(2, 1)),
          (torch.zeros(2), torch.zeros(2).double()), ({1}, {2}),
          (made(1), made(2)), (made(made(1)), made(made(2))), (functools.partial(made, 1), functools.partial(made, x=1)),

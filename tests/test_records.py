@@ -13,7 +13,8 @@ import torch
 from textdiffusion import checkout
 from textdiffusion.checkout import find_entry, hold
 from textdiffusion.presets import settle
-from textdiffusion.records import (SCHEMA, Run, begin, commit_of, drift, find_record, headline, pinned, plain, read_record, records, run_key,
+from textdiffusion.records import (SCHEMA, Run, begin, commit_of, drift, find_record, headline, pinned, plain,
+                                   read_record, records, run_key,
                                    to_json)
 from textdiffusion.runs import publish
 
@@ -26,7 +27,8 @@ def root(tmp_path):
     "A checkout with one toy entry"
     for folder in ('nbs', 'toylib', 'journal/01_toy'): (tmp_path/folder).mkdir(parents=True)
     (tmp_path/'settings.ini').write_text('[DEFAULT]\nlib_name = textdiffusion\nlib_path = toylib\n')
-    (tmp_path/'nbs'/'01_toy.ipynb').write_text(json.dumps(dict(cells=[TITLE], metadata={}, nbformat=4, nbformat_minor=5)))
+    (tmp_path/'nbs'/'01_toy.ipynb').write_text(json.dumps(dict(cells=[TITLE], metadata={}, nbformat=4,
+                                                               nbformat_minor=5)))
     return tmp_path
 
 def a_run(folder=None, **given):
@@ -76,7 +78,8 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.delenv('TEXTDIFFUSION_RUN', raising=False)
     monkeypatch.chdir(tmp_path)
     run = begin('01_toy', PRESETS, preset='cpu')
-    assert run.folder is None and run.folder_of('a') is None and run.cached('a', lambda: 1) == 1 and a_run().record(experiment)
+    assert run.folder is None and run.folder_of('a') is None and run.cached('a',
+                                                                            lambda: 1) == 1 and a_run().record(experiment)
     assert not list(tmp_path.iterdir())
 
 def test_the_lock_holds_between_processes_and_ends_with_them(tmp_path):
@@ -106,15 +109,19 @@ def test_the_key_stands_for_the_work_and_not_for_its_place(root, tmp_path_factor
 def test_a_record_holds_what_is_needed_to_judge_it(tmp_path):
     rec = a_run(tmp_path, data_dir=str(tmp_path)).record(lambda run: experiment(run, curves=[1.5]))
     assert rec == json.loads((tmp_path/'record.json').read_text())
-    assert {'schema', 'parameters', 'seeds', 'rows', 'samples', 'commit', 'versions', 'device', 'threads', 'seconds', 'attempts', 'date',
-            'corpus_fingerprint', 'corpus_info', 'weights', 'steps_done', 'headline', 'preset', 'corpus', 'curves'} <= set(rec)
-    assert {'python', 'torch', 'transformers', 'textdiffusion'} <= set(rec['versions']) and 'data_dir' not in rec['parameters']
+    assert {'schema', 'parameters', 'seeds', 'rows', 'samples', 'commit', 'versions', 'device', 'threads', 'seconds',
+            'attempts', 'date',
+            'corpus_fingerprint', 'corpus_info', 'weights', 'steps_done', 'headline', 'preset', 'corpus',
+            'curves'} <= set(rec)
+    assert {'python', 'torch', 'transformers',
+            'textdiffusion'} <= set(rec['versions']) and 'data_dir' not in rec['parameters']
     assert str(tmp_path) not in (tmp_path/'record.json').read_text() and rec['rows'][0]['valid'] == .3333
 
 def test_a_record_is_strict_json(tmp_path):
     with pytest.raises(ValueError, match=r'record\.rows\[0\]\.loss is nan'):
         a_run(tmp_path).record(lambda run: experiment(run, rows=[dict(loss=math.nan)]))
-    with pytest.raises(ValueError, match='record.samples is a set'): a_run().record(lambda run: experiment(run, samples={1}))
+    with pytest.raises(ValueError, match='record.samples is a set'):
+        a_run().record(lambda run: experiment(run, samples={1}))
     assert not (tmp_path/'record.json').exists()
     assert json.loads(to_json(.1 + .2)) == .1 + .2 and plain(torch.ones(2)) == [1., 1.]
 
@@ -127,7 +134,8 @@ def test_a_page_that_is_rendered_trains_nothing(root, monkeypatch):
 
 def test_the_commit_says_when_the_source_differs(root):
     def git(*args):
-        subprocess.run(['git', '-C', root, '-c', 'user.name=a', '-c', 'user.email=a@example.invalid', *args], check=True, capture_output=True)
+        subprocess.run(['git', '-C', root, '-c', 'user.name=a', '-c', 'user.email=a@example.invalid', *args],
+                       check=True, capture_output=True)
     assert commit_of(root) is None
     git('init')
     assert commit_of(root) is None                           # nothing committed yet
@@ -139,7 +147,8 @@ def test_the_commit_says_when_the_source_differs(root):
     assert commit_of(root).endswith('-dirty')
     assert commit_of(root/'nbs') is None                     # inside a repository, but not its top
 
-BROKEN = [('<<<<<<< ours', 'not a JSON file'), ('[]', 'lacks'), ('{"rows": []}', 'lacks entry'), ('', 'not a JSON file')]
+BROKEN = [('<<<<<<< ours', 'not a JSON file'), ('[]', 'lacks'), ('{"rows": []}', 'lacks entry'),
+          ('', 'not a JSON file')]
 
 @pytest.mark.parametrize('text, words', BROKEN, ids=[b[1] for b in BROKEN])
 def test_a_broken_record_is_named(root, text, words):
@@ -157,10 +166,13 @@ def test_a_broken_record_of_another_entry_harms_nobody(root):
     lay(root, 'one')
     (root/'journal/02_other').mkdir()
     (root/'journal/02_other/x.json').write_text('{')
-    (root/'journal/pinned.json').write_text(json.dumps({'01_toy': dict(headline='cpu restaurants', pins={'cpu restaurants': '01_toy/one'})}))
-    assert headline('01_toy', root) == pinned('01_toy', 'cpu', 'restaurants', root) == records(root, '01_toy')[0] == find_record('one', root)
+    (root/'journal/pinned.json').write_text(json.dumps({'01_toy': dict(headline='cpu restaurants',
+                                                                       pins={'cpu restaurants': '01_toy/one'})}))
+    assert headline('01_toy', root) == pinned('01_toy', 'cpu', 'restaurants', root) == records(root,
+                                                                                               '01_toy')[0] == find_record('one', root)
 
-@pytest.mark.parametrize('pins', ['[]', '{"01_toy": {}}', '{"01_toy": 3}', '{"01_toy": {"headline": "x", "pins": {"x": "../../etc/passwd"}}}'])
+@pytest.mark.parametrize('pins', ['[]', '{"01_toy": {}}', '{"01_toy": 3}',
+                                  '{"01_toy": {"headline": "x", "pins": {"x": "../../etc/passwd"}}}'])
 def test_damaged_pins_are_one_sentence(root, pins):
     (root/'journal/pinned.json').write_text(pins)
     with pytest.raises(ValueError) as e: pinned('01_toy', root=root)

@@ -25,7 +25,8 @@ ANSWER = 'The loss is {{loss}}.'
 def facts(record): return Facts(loss=level(record['rows'], 'loss', arm='best'))
 '''
 TITLE = '# A toy\n> Does it run?\n- date: 2026-11-21'
-PARAMETERS = '\n'.join(f'{k} = {v}' for k, v in dict(preset="'auto'", corpus="''", seeds=None, steps=None, lam=None, arms="''", schedule="''",
+PARAMETERS = '\n'.join(f'{k} = {v}' for k, v in dict(preset="'auto'", corpus="''", seeds=None, steps=None, lam=None,
+                                                     arms="''", schedule="''",
                                                      data_dir="''").items())
 BEGIN = '''
 import os, sys, time
@@ -53,7 +54,8 @@ SHOW = "print('loss', record['rows'][0]['loss'])"
 
 def code(i, source, *tags):
     "A code cell"
-    return dict(cell_type='code', id=i, source=source.strip(), outputs=[], execution_count=None, metadata=dict(tags=list(tags)) if tags else {})
+    return dict(cell_type='code', id=i, source=source.strip(), outputs=[], execution_count=None,
+                metadata=dict(tags=list(tags)) if tags else {})
 
 @pytest.fixture
 def root(tmp_path, monkeypatch):
@@ -66,10 +68,12 @@ def root(tmp_path, monkeypatch):
     cells = [dict(cell_type='markdown', id='title', metadata={}, source=TITLE), code('knobs', PARAMETERS, 'parameters'),
              code('begin', BEGIN), code('work', WORK), code('show', SHOW)]
     kernelspec = dict(name='python3', display_name='python3', language='python')
-    (root/'nbs/01_toy.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernelspec), nbformat=4, nbformat_minor=5)))
+    (root/'nbs/01_toy.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernelspec), nbformat=4,
+                                                         nbformat_minor=5)))
     monkeypatch.setattr(corpora, 'load_corpus', lambda name, **_: SimpleNamespace(name=name, fingerprint='f1e2'))
     monkeypatch.setattr(sys, 'path', list(sys.path))
-    for name in ('IN_TEST', 'TOY', 'TEXTDIFFUSION_RUN', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RECORD'): monkeypatch.delenv(name, raising=False)
+    for name in ('IN_TEST', 'TOY', 'TEXTDIFFUSION_RUN', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RECORD'):
+        monkeypatch.delenv(name, raising=False)
     yield root
     for name in ('toylib', 'toylib.toy'): sys.modules.pop(name, None)
 
@@ -84,7 +88,8 @@ RUN = ['run', '1', '--preset', 'cpu']
 def test_run_publishes_record_and_page_and_never_overwrites(root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(root/'nbs')
     (tmp_path/'my data').mkdir()
-    command = ['run', '01_toy', '--preset', 'cpu', '--data-dir', '../../my data', '-p', 'lam', '1', '-p', 'arms', 'other,best']
+    command = ['run', '01_toy', '--preset', 'cpu', '--data-dir', '../../my data', '-p', 'lam', '1', '-p', 'arms',
+               'other,best']
     assert main(command) == 0
     said = capsys.readouterr().out
     assert 'preset cpu · corpus restaurants (source: oracle)' in said and 'Published journal/01_toy/' in said
@@ -95,7 +100,8 @@ def test_run_publishes_record_and_page_and_never_overwrites(root, tmp_path, monk
     assert [p.stem for p in published(root)] == [first.stem, first.stem + '-2']
 
     rec, nb, text = json.loads(first.read_text()), json.loads(first.with_suffix('.ipynb').read_text()), before.decode()
-    assert rec['parameters'] == dict(preset='cpu', corpus='restaurants', seeds=1, steps=10, lam=1., arms=['other', 'best'], schedule='sqrt')
+    assert rec['parameters'] == dict(preset='cpu', corpus='restaurants', seeds=1, steps=10, lam=1.,
+                                     arms=['other', 'best'], schedule='sqrt')
     assert rec['attempts'] == 1 and rec['question'] == 'Does it run?' and rec['rows'][0]['loss'] == .6667
     assert str(root) not in text and str(tmp_path) not in text and 'a warning' not in text
     assert [c['id'] for c in nb['cells']] == ['title', 'knobs', 'injected-parameters', 'begin', 'work', 'show']
@@ -114,7 +120,8 @@ def test_render_gives_the_same_page_and_verify_finds_what_drifted(root, capsys):
     assert main(RUN, root) == 0
     (path,) = published(root)
     page = path.with_suffix('.ipynb').read_bytes()
-    assert main(['pin', path.stem], root) == main(['render', '--pinned'], root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
+    assert main(['pin', path.stem], root) == main(['render', '--pinned'],
+                                                  root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
     path.with_suffix('.ipynb').unlink()
     assert main(['render', path.name], root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
     assert main(['verify', '1', '--preset', 'cpu'], root) == 0 and '01_toy: matched' in capsys.readouterr().out
@@ -132,11 +139,15 @@ def test_a_smoke_run_is_not_published(root, capsys):
 # refusals --------------------------------------------------------------------------------------------------------------
 
 REFUSED = [
-    ('run 1 -p lamda 0.1', "'lamda' lam preset corpus data_dir"), ('run 1 --preset tiny', 'preset tiny smoke cpu long gpu'),
+    ('run 1 -p lamda 0.1', "'lamda' lam preset corpus data_dir"),
+           ('run 1 --preset tiny', 'preset tiny smoke cpu long gpu'),
     ('run 1 --corpus wiki', 'corpus wiki e2e'), ('run 1 -p schedule cubic', 'schedule cubic cosine'),
-    ('run 1 -p arms bets', 'arms bets baseline best other'), ('run 1 -p lam -0.1', 'lam -0.1'), ('run 1 -p steps 0', 'steps whole'),
-    ('run 1 -p seeds [0,1]', 'seeds [0,1]'), ('run 1 --data-dir nowhere', 'data_dir nowhere'), ('run 1 -p steps 5 -p steps 6', 'steps twice'),
-    ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'), ('render nothing', 'nothing log'),
+    ('run 1 -p arms bets', 'arms bets baseline best other'), ('run 1 -p lam -0.1', 'lam -0.1'),
+           ('run 1 -p steps 0', 'steps whole'),
+    ('run 1 -p seeds [0,1]', 'seeds [0,1]'), ('run 1 --data-dir nowhere', 'data_dir nowhere'),
+           ('run 1 -p steps 5 -p steps 6', 'steps twice'),
+    ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'),
+           ('render nothing', 'nothing log'),
     ('verify 2', "entry '2' 01_toy"), ('verify 1 --preset tiny', 'preset tiny')]
 
 @pytest.mark.parametrize('args, words', REFUSED)
@@ -152,12 +163,14 @@ def test_a_damaged_pin_is_refused_before_anything_runs(root, capsys):
     (root/'journal/pinned.json').write_text(json.dumps(pins))
     assert main(RUN, root) == 2 and 'gone' in capsys.readouterr().err and not (root/'.runs').exists()
 
-WRONG = [(['--corpus', 'wiki'], ['wiki', 'restaurants-large'], 10), (['--corpus', 'e2e', '--data-dir', '.'], ['trainset.csv'], 20)]
+WRONG = [(['--corpus', 'wiki'], ['wiki', 'restaurants-large'], 10),
+         (['--corpus', 'e2e', '--data-dir', '.'], ['trainset.csv'], 20)]
 
 @pytest.mark.parametrize('args, words, limit', WRONG)
 def test_the_installed_command_refuses_in_time(root, args, words, limit):
     before, start = tree(root), time.monotonic()
-    done = subprocess.run([BIN/'textdiffusion', 'run', '01_toy', '--preset', 'cpu', *args], cwd=root, capture_output=True, text=True)
+    done = subprocess.run([BIN/'textdiffusion', 'run', '01_toy', '--preset', 'cpu', *args], cwd=root,
+                          capture_output=True, text=True)
     assert time.monotonic() - start < limit and done.returncode == 2 and done.stdout == ''
     assert done.stderr.count('\n') == 1 and all(w in done.stderr for w in words), done.stderr
     assert tree(root) == before
@@ -167,9 +180,11 @@ def test_bad_usage_is_one_sentence(capsys):
     assert e.value.code == 2 and capsys.readouterr().err.count('\n') == 1
 
 def test_a_reader_that_goes_away_and_a_poor_console(root):
-    for command in ('textdiffusion list | head -1', 'PYTHONIOENCODING=ascii textdiffusion list', 'textdiffusion --version', 'textdiffusion'):
+    for command in ('textdiffusion list | head -1', 'PYTHONIOENCODING=ascii textdiffusion list',
+                    'textdiffusion --version', 'textdiffusion'):
         env = dict(os.environ, PATH=f'{BIN}:{os.environ["PATH"]}')
-        done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}'], cwd=root, capture_output=True, text=True, env=env)
+        done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}'], cwd=root, capture_output=True, text=True,
+                              env=env)
         assert done.returncode == 0 and done.stderr == '' and done.stdout, (command, done)
 
 # runs that stop --------------------------------------------------------------------------------------------------------
@@ -179,14 +194,16 @@ def test_a_failing_cell_keeps_what_there_is_and_the_same_command_goes_on(root, m
     assert main(RUN, root) == 1
     said = capsys.readouterr().err
     (folder,) = (root/'.runs').iterdir()
-    assert said.splitlines()[0] == 'a warning' and len(said.splitlines()) == 2          # what the cell wrote, and one sentence
+    # what the cell wrote, and one sentence
+    assert said.splitlines()[0] == 'a warning' and len(said.splitlines()) == 2
     assert 'RuntimeError: out of luck' in said and f'.runs/{folder.name}/partial.ipynb' in said
     assert 'out of luck' in (folder/'partial.ipynb').read_text() and not (root/'journal/01_toy').exists()
     monkeypatch.delenv('TOY')
     assert main(RUN, root) == 0
     (path,) = published(root)
     pids = json.loads(path.read_text())['pids']
-    assert pids[0] != pids[1] and json.loads(path.read_text())['attempts'] == 2        # the first piece is from the first attempt
+    # the first piece is from the first attempt
+    assert pids[0] != pids[1] and json.loads(path.read_text())['attempts'] == 2
 
 def test_a_kernel_that_dies_is_a_run_that_stopped(root, monkeypatch, capsys):
     monkeypatch.setenv('TOY', 'die')
@@ -198,7 +215,8 @@ def test_kill_and_resume(root, capsys):
     code = ('from types import SimpleNamespace as S; from textdiffusion import corpora, command; '
             f'corpora.load_corpus = lambda name, **_: S(name=name, fingerprint="f1e2"); command.main({RUN!r})')
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    p = subprocess.Popen([sys.executable, '-c', code], cwd=root, env=dict(os.environ, TOY='sleep'), start_new_session=True, **quiet)
+    p = subprocess.Popen([sys.executable, '-c', code], cwd=root, env=dict(os.environ, TOY='sleep'),
+                         start_new_session=True, **quiet)
     end = time.monotonic() + 60
     while not list(root.glob('.runs/*/checkpoints/two')):
         assert p.poll() is None and time.monotonic() < end
@@ -232,7 +250,8 @@ def test_a_run_without_a_record_is_not_published(root, capsys):
 
 def papermill(root, out, *args):
     "Plain papermill on the toy entry"
-    return subprocess.run([BIN/'papermill', 'nbs/01_toy.ipynb', out, *args, '--no-progress-bar'], cwd=root, capture_output=True, text=True,
+    return subprocess.run([BIN/'papermill', 'nbs/01_toy.ipynb', out, *args, '--no-progress-bar'], cwd=root,
+                          capture_output=True, text=True,
                           env=dict(os.environ, PYTHONPATH=f"{root}:{os.environ.get('PYTHONPATH', '')}"))
 
 def test_plain_papermill_writes_its_output_and_nothing_else(root, tmp_path):

@@ -24,7 +24,8 @@ def batches(step):
 def small():
     "A self-conditioned denoiser, the same every time"
     torch.manual_seed(0)
-    return GaussianDenoiser(GaussianConfig(vocab_size=11, emb_dim=8, d_model=32, n_layers=2, n_heads=2, self_condition=True))
+    return GaussianDenoiser(GaussianConfig(vocab_size=11, emb_dim=8, d_model=32, n_layers=2, n_heads=2,
+                                           self_condition=True))
 
 def plain(model, ids):
     "A loss without draws: name the words, their embeddings given"
@@ -71,7 +72,8 @@ def test_any_rhythm_of_rows_is_taken():
 # --- another plan ---
 
 def scaled(by): return lambda model, ids: {k: v*by for k, v in plain(model, ids).items()}
-wide = partial(GaussianDenoiser, GaussianConfig(vocab_size=11, emb_dim=8, d_model=64, n_layers=2, n_heads=2, self_condition=True))
+wide = partial(GaussianDenoiser, GaussianConfig(vocab_size=11, emb_dim=8, d_model=64, n_layers=2, n_heads=2,
+                                                self_condition=True))
 
 @pytest.mark.parametrize('how, said', [
     (dict(optimizer=partial(adamw, lr=2e-4)), 'lr was 0.0001 and is now 0.0002'),
@@ -149,7 +151,8 @@ def test_an_evaluation_that_is_not_finite_stops(value):
 
 @pytest.mark.parametrize('bad', [
     dict(ema=math.nan), dict(ema=1.5), dict(ema=-1), dict(clip=-1.), dict(clip=0), dict(clip=math.nan), dict(seed=.5),
-    dict(patience=-1, evaluate=lambda m: 1.), dict(patience=0, evaluate=lambda m: 1.), dict(steps=0), dict(steps=True), dict(every=0),
+    dict(patience=-1, evaluate=lambda m: 1.), dict(patience=0, evaluate=lambda m: 1.), dict(steps=0), dict(steps=True),
+                                 dict(every=0),
     dict(save_every=6), dict(optimizer=partial(adamw, lr=math.inf)), dict(optimizer=partial(adamw, lr=math.nan)),
     dict(optimizer=partial(adamw, betas=(math.nan, .9))), dict(optimizer=partial(adamw, lr=-1.)),
     dict(rate=lambda step, steps: math.nan),
@@ -191,7 +194,8 @@ def test_self_conditioning_keeps_its_gradient(dtype):
 def test_all_optimisers_skip_together():
     "A gradient that overflows in one part of the model leaves the other part alone too, even without clipping"
     class Two(nn.Module):
-        def __init__(self): super().__init__(); self.a, self.b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
+        def __init__(self):
+            super().__init__(); self.a, self.b = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(1))
     seen, model = [], Two()
     def loss_fn(m, ids):
         seen.append((m.a.item(), m.b.item()))
@@ -254,7 +258,8 @@ def test_accelerate_is_not_imported_without_need():
 def test_refused_accelerators():
     from types import SimpleNamespace
     for kind, precision in (('FSDP', 'no'), ('NO', 'fp8')):
-        with pytest.raises(ValueError, match='the accelerator'): train(noisy, accelerator=SimpleNamespace(distributed_type=kind, mixed_precision=precision))
+        with pytest.raises(ValueError, match='the accelerator'):
+            train(noisy, accelerator=SimpleNamespace(distributed_type=kind, mixed_precision=precision))
 
 @pytest.mark.parametrize('name, dtype', [('bf16', torch.bfloat16), ('fp16', torch.float16)])
 def test_the_accelerators_settings_count(name, dtype):
@@ -291,7 +296,8 @@ def process(folder):
     try: train(noisy, killed, folder=folder/'checkpoint', accelerator=accelerator)
     except KeyboardInterrupt: pass
     again = train(noisy, folder=folder/'checkpoint', accelerator=accelerator)
-    score = iter([3., 1., 2.] if accelerator.is_main_process else [3., 2., 1.])            # alone they would stop at different rows
+    # alone they would stop at different rows
+    score = iter([3., 1., 2.] if accelerator.is_main_process else [3., 2., 1.])
     stopped = train(noisy, evaluate=lambda m: next(score), patience=1, accelerator=accelerator)
     facts = dict(exact=summary(exact), drawn=summary(drawn), again=summary(again), stopped=summary(stopped),
                  weighed=summary(weighed), rows=rows, times=times)

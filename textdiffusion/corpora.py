@@ -81,15 +81,18 @@ class Corpus:
     @property
     def seq_len(self) -> int: "L"; return self.train.shape[1]
     @property
-    def vocab_size(self) -> int: "V, without a mask token at the end"; return len(self.tokenizer) - (self.mask_id == len(self.tokenizer)-1)
+    def vocab_size(self) -> int:
+        "V, without a mask token at the end"; return len(self.tokenizer) - (self.mask_id == len(self.tokenizer)-1)
     @property
     def pad_id(self) -> int: "Id of the padding token"; return self.special['pad']
     @property
-    def bos_id(self) -> int|None: "Id of the first token of a sentence, None on running text"; return self.special['bos']
+    def bos_id(self) -> int|None:
+        "Id of the first token of a sentence, None on running text"; return self.special['bos']
     @property
     def eos_id(self) -> int|None: "Id of the last token of a sentence, None on running text"; return self.special['eos']
     @property
-    def mask_id(self) -> int: "Id of the mask token: V, unless a tokenizer from elsewhere keeps it inside its vocabulary"; return self.special['mask']
+    def mask_id(self) -> int:
+        "Id of the mask token: V, unless a tokenizer from elsewhere keeps it inside its vocabulary"; return self.special['mask']
     @property
     def fingerprint(self) -> str: "Short hash of the splits and the vocabulary"; return self.info['fingerprint']
     def __repr__(self) -> str:
@@ -105,7 +108,8 @@ def real(
     ids:Tensor, # (B,L) tokens
 ) -> Tensor:    # (B,L) bool
     "What counts in a likelihood: words and EOS, not BOS, not PAD; on running text everything"
-    return torch.ones_like(ids, dtype=torch.bool) if self.eos_id is None else (ids != self.pad_id) & (ids != self.bos_id)
+    return torch.ones_like(ids,
+                           dtype=torch.bool) if self.eos_id is None else (ids != self.pad_id) & (ids != self.bos_id)
 Corpus.real = real
 
 def batch(
@@ -135,7 +139,8 @@ def words(
     "Words between BOS and the first EOS, None for a row that is not BOS, words, EOS; on running text the words of the row"
     if self.eos_id is None: return [text.split() for text in self.decode(ids)]
     bad = {self.pad_id, self.bos_id, self.mask_id}
-    heads = [row[1:row.index(self.eos_id)] if row[0] == self.bos_id and self.eos_id in row else None for row in ids.tolist()]
+    heads = [row[1:row.index(self.eos_id)] if row[0] == self.bos_id and self.eos_id in row else None
+             for row in ids.tolist()]
     heads = [None if head is None or bad & set(head) else head for head in heads]
     texts = self.tokenizer.backend_tokenizer.decode_batch([head or [] for head in heads], skip_special_tokens=False)
     return [None if head is None else text.split() for head, text in zip(heads, texts)]
@@ -181,12 +186,15 @@ def describe(
 ) -> dict[str, Any]:        # ready for JSON
     "The facts about a corpus that a record keeps"
     running, info = corpus.eos_id is None, dict(name=corpus.name, **facts)
-    info |= dict(V=corpus.vocab_size, L=corpus.seq_len, tokenizer=type(corpus.tokenizer.backend_tokenizer.model).__name__)
-    info |= dict(wrap='contiguous blocks' if running else 'sentences padded', padding='none' if running else 'right, not counted', sizes={}, oov={}, cut=lost)
+    info |= dict(V=corpus.vocab_size, L=corpus.seq_len,
+                 tokenizer=type(corpus.tokenizer.backend_tokenizer.model).__name__)
+    info |= dict(wrap='contiguous blocks' if running else 'sentences padded', padding='none' if running
+                 else 'right, not counted', sizes={}, oov={}, cut=lost)
     for split in ('train', 'valid', 'test'):
         ids = getattr(corpus, split); real = corpus.real(ids); words = real if running else real & (ids != corpus.eos_id)
         info['oov'][split] = ((ids == corpus.special['unk']) & words).sum().item()/max(words.sum().item(), 1)
-        info['sizes'][split] = dict(rows=len(ids), tokens=real.sum().item(), characters=sum(map(len, corpus.text[split])))
+        info['sizes'][split] = dict(rows=len(ids), tokens=real.sum().item(),
+                                    characters=sum(map(len, corpus.text[split])))
     if not running:
         info['duplicates'] = {split: len(texts) - len(set(texts)) for split, texts in corpus.text.items()}
         info['test_in_train'] = sum(map(set(corpus.text['train']).__contains__, corpus.text['test']))
@@ -240,7 +248,8 @@ def build_stream(
     **facts,                # source, licence, note: go into the record
 ) -> Corpus:                # of running text
     "`build_corpus` for running text, line by line: the encoding is judged by the line and tokens do not cross a line end"
-    return build_corpus(name, {split: t.splitlines(keepends=True) for split, t in text.items()}, tokenizer, seq_len, running=True, **facts)
+    return build_corpus(name, {split: t.splitlines(keepends=True) for split, t in text.items()}, tokenizer, seq_len,
+                        running=True, **facts)
 
 # %% ../nbs/lib/10_corpora.ipynb #f72fc5bf
 def oracle(
@@ -252,17 +261,23 @@ def oracle(
     "An oracle language: training batches drawn fresh, three fixed samples"
     if data_dir: raise ValueError(f'{name} is drawn from a grammar and reads no files; leave data_dir out.')
     grammar = load_grammar(name)
-    drawn = {split: grammar.draw(n, torch.Generator().manual_seed(i)) for i, (split, n) in enumerate([('train', 20_000), ('valid', 2_000), ('test', 2_000)])}
+    drawn = {split: grammar.draw(n, torch.Generator().manual_seed(i))
+             for i, (split, n) in enumerate([('train', 20_000), ('valid', 2_000), ('test', 2_000)])}
     text = {split: spell(grammar, words) for split, words in drawn.items()}
     tok = list_tokenizer(grammar.words) if tokenizer is None else resolve_tokenizer(tokenizer, text['train'])
     special = special_ids(tok, running=False)
-    longest = 2 + (grammar.max_len if tokenizer is None else max(len(row) for texts in text.values() for row in encode(tok, texts)))
-    if seq_len and seq_len < longest: raise ValueError(f'{name}: seq_len must be at least {longest} (the longest sentence, BOS and EOS), got {seq_len}.')
+    longest = 2 + (grammar.max_len if tokenizer is None
+                   else max(len(row) for texts in text.values() for row in encode(tok, texts)))
+    if seq_len and seq_len < longest:
+        raise ValueError(f'{name}: seq_len must be at least {longest} (the longest sentence, BOS and EOS), got {seq_len}.')
     rows = partial(word_rows if tokenizer is None else spelled_rows, grammar, tok, special, seq_len or longest)
-    corpus = Corpus(name, **{split: rows(words) for split, words in drawn.items()}, tokenizer=tok, text=text, info={}, special=special,
+    corpus = Corpus(name, **{split: rows(words) for split, words in drawn.items()}, tokenizer=tok, text=text, info={},
+                    special=special,
                     grammar=grammar, fresh=lambda n, generator: rows(grammar.draw(n, generator)))
-    note = 'train is a fixed reference sample; batches are drawn fresh' + ('' if tokenizer is None else '; L is what the three samples need')
-    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence='Apache-2.0', encoding=dict(found=0, repaired=0), note=note)
+    note = 'train is a fixed reference sample; batches are drawn fresh' + ('' if tokenizer is None
+                                                                           else '; L is what the three samples need')
+    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence='Apache-2.0',
+                           encoding=dict(found=0, repaired=0), note=note)
     return corpus
 
 # %% ../nbs/lib/10_corpora.ipynb #13daab37
@@ -282,7 +297,8 @@ def word_rows(
 ) -> Tensor:                # (n,L) int64
     "Rows of an oracle language, one token per word"
     n, ids = (words >= 0).sum(1), torch.full((len(words), seq_len), special['pad'])
-    ids[:, 0], ids[:, 1:1+words.shape[1]] = special['bos'], torch.where(words >= 0, words + len(SPECIALS), special['pad'])
+    ids[:, 0], ids[:, 1:1+words.shape[1]] = special['bos'], torch.where(words >= 0, words + len(SPECIALS),
+                                                                        special['pad'])
     return ids.scatter(1, n[:, None]+1, special['eos'])
 
 def spelled_rows(
@@ -304,7 +320,8 @@ def e2e(
     "E2E restaurant descriptions: the references, without their meaning representations"
     def hub():
         data = hub_dataset('tuetschek/e2e_nlg', revision='refs/convert/parquet')
-        return {split: list(data[key]['human_reference']) for split, key in dict(train='train', valid='validation', test='test').items()}
+        return {split: list(data[key]['human_reference'])
+                for split, key in dict(train='train', valid='validation', test='test').items()}
     files = dict(train='e2e/trainset.csv', valid='e2e/devset.csv', test='e2e/testset_w_refs.csv')
     text, source = find_text('e2e', files, partial(read_column, column='ref'), hub, data_dir)
     note = with_sizes('', 'e2e', {split: len(rows) for split, rows in text.items()})
@@ -356,12 +373,15 @@ def rotten_tomatoes(
     "Sentences from film reviews, 80/10/10, each split half praise and half blame"
     def hub():
         data = hub_dataset('cornell-movie-review-data/rotten_tomatoes')
-        rows = [(label, text.strip()) for key in ('train', 'validation', 'test') for label, text in zip(data[key]['label'], data[key]['text'])]
+        rows = [(label, text.strip()) for key in ('train', 'validation', 'test')
+                for label, text in zip(data[key]['label'], data[key]['text'])]
         return {name: [text for label, text in rows if label == i] for i, name in enumerate(('neg', 'pos'))}
-    classes, source = find_text('rotten_tomatoes', {c: f'rotten_tomatoes/rt-polarity.{c}' for c in ('pos', 'neg')}, read_lines, hub, data_dir)
+    classes, source = find_text('rotten_tomatoes', {c: f'rotten_tomatoes/rt-polarity.{c}' for c in ('pos', 'neg')},
+                                read_lines, hub, data_dir)
     try: text = stratified([classes['pos'], classes['neg']], dict(train=.8, valid=.1, test=.1))
     except ValueError as error: raise ValueError(f'rotten_tomatoes: {error}') from None
-    note = with_sizes('split 80/10/10 by class, seed 0', 'rotten_tomatoes', {c: len(texts) for c, texts in classes.items()})
+    note = with_sizes('split 80/10/10 by class, seed 0', 'rotten_tomatoes',
+                      {c: len(texts) for c, texts in classes.items()})
     return build_corpus('rotten_tomatoes', text, tokenizer or partial(word_tokenizer, min_count=3), seq_len or 64,
                         source=source, licence='for research', note=note)
 
@@ -376,12 +396,16 @@ def imdb(
     except Exception as error: raise FileNotFoundError(
         'imdb: no text found. It is read from the Hugging Face hub only, where neither data_dir nor TEXTDIFFUSION_DATA helps; connect to the hub once, '
         f'from where `datasets` keeps a copy of stanfordnlp/imdb ({type(error).__name__}: {error}).') from error
-    classes = {key: [[t.replace('<br />', ' ') for t, l in zip(data[key]['text'], data[key]['label']) if l == i] for i in (0, 1)] for key in ('train', 'test')}
+    classes = {key: [[t.replace('<br />', ' ') for t, l in zip(data[key]['text'], data[key]['label']) if l == i]
+                     for i in (0, 1)] for key in ('train', 'test')}
     text = stratified(classes['train'], dict(train=.9, valid=.1)) | stratified(classes['test'], dict(test=1.))
-    return build_corpus('imdb', text, tokenizer or partial(word_tokenizer, min_count=11), seq_len or 256, source='cache or hub', licence='for research', note='valid: a tenth of train by class, seed 0')
+    return build_corpus('imdb', text, tokenizer or partial(word_tokenizer, min_count=11), seq_len or 256,
+                        source='cache or hub', licence='for research', note='valid: a tenth of train by class, seed 0')
 
 # %% ../nbs/lib/10_corpora.ipynb #fff7dfe3
-CORPORA = {name: partial(oracle, name) for name in GRAMMARS} | dict(e2e=e2e, wikitext2=wikitext2, tiny_shakespeare=tiny_shakespeare, rotten_tomatoes=rotten_tomatoes, imdb=imdb)
+CORPORA = {name: partial(oracle, name) for name in GRAMMARS} | dict(e2e=e2e, wikitext2=wikitext2,
+                                                                    tiny_shakespeare=tiny_shakespeare,
+                                                                    rotten_tomatoes=rotten_tomatoes, imdb=imdb)
 
 MAX_LEN = 4096 # attention over more is beyond the models here, and N rows of it beyond most memories
 
@@ -389,7 +413,8 @@ def load_corpus(
     name:str,                    # one of CORPORA
     seq_len:int|None=None,       # L, from 4 to MAX_LEN; None for the corpus's own
     tokenizer:Any=None,          # a folder, a name on the hub, a fast tokenizer, or a function texts -> tokenizer; None for the corpus's own
-    data_dir:str|Path|None=None, # folder with the files; None for TEXTDIFFUSION_DATA, then the Hugging Face cache or hub
+    data_dir:str|Path|None=None,
+                # folder with the files; None for TEXTDIFFUSION_DATA, then the Hugging Face cache or hub
 ) -> Corpus:                     # splits, tokenizer, text and the facts about them
     "A corpus by name; bad input is refused with one sentence before anything is tokenised"
     if name not in CORPORA: raise ValueError(f'unknown corpus {name!r}; choose from {", ".join(CORPORA)}.')

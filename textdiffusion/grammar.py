@@ -20,7 +20,8 @@ import torch
 import torch.nn.functional as F
 
 # %% ../nbs/lib/00_grammar.ipynb #2cadec53
-Rules = dict[str, list[tuple[float, tuple[str, ...]]]] # symbol -> its alternatives: (probability, what the symbol is rewritten to)
+# symbol -> its alternatives: (probability, what the symbol is rewritten to)
+Rules = dict[str, list[tuple[float, tuple[str, ...]]]]
 
 def read_rules(
     text:str, # rules, one a line, `Symbol = .7 word/TAG Symbol | .3 …`; a line that starts with a space continues the one above
@@ -42,8 +43,10 @@ def check_rules(
     "Guarantee a finite language: every symbol defined, probabilities positive and adding up to one, no recursion"
     done = {}
     def visit(symbol, above):
-        if symbol in above: raise ValueError(f"rule {symbol!r} leads back to itself ({' > '.join(above + (symbol,))}): the language must be finite")
-        if symbol not in rules: raise ValueError(f"symbol {symbol!r} has no rule; there are rules for {', '.join(rules)}")
+        if symbol in above:
+            raise ValueError(f"rule {symbol!r} leads back to itself ({' > '.join(above + (symbol,))}): the language must be finite")
+        if symbol not in rules:
+            raise ValueError(f"symbol {symbol!r} has no rule; there are rules for {', '.join(rules)}")
         if symbol in done: return
         total = sum(p for p, _ in rules[symbol])
         if abs(total - 1) > 1e-9 or min(p for p, _ in rules[symbol]) <= 0:
@@ -124,7 +127,8 @@ END = '/END' # the end of a sentence, as if it were a word
 def next_words(
     rules:Rules,            # without `#`
     stack:tuple[str, ...],  # what remains to be said, its first symbol first
-)->Iterator[tuple[float, str, tuple[str, ...], tuple]]: # probability, word/TAG, the stack after it, the rewritings used in order
+)->Iterator[tuple[float, str, tuple[str, ...],
+                  tuple]]: # probability, word/TAG, the stack after it, the rewritings used in order
     "All ways to say the next word; their probabilities add up to one"
     if not stack: yield 1., END, (), ()
     elif '/' in stack[0]: yield 1., stack[0], stack[1:], ()
@@ -145,7 +149,8 @@ class Arc(NamedTuple):
 def build_automaton(
     rules:Rules, # finite, without `#`
     start:str,   # first symbol
-)->tuple[list[tuple[str, ...]], list[Arc]]: # the states (stacks), start first; the arcs, those of one state side by side
+)->tuple[list[tuple[str, ...]],
+         list[Arc]]: # the states (stacks), start first; the arcs, those of one state side by side
     "All states that can be reached and all arcs between them; arcs are sorted by source"
     states, arcs = [(start, END)], []
     index = {states[0]: 0}
@@ -193,7 +198,8 @@ def ambiguity(
         for word in step[x].keys() & step[y].keys():
             for (i, a), (j, b) in product(enumerate(step[x][word]), enumerate(step[y][word])):
                 pair = min(a.target, b.target), max(a.target, b.target)
-                if pair in seen or x == y and i <= j: continue # one arc with itself, or the same two the other way round
+                # one arc with itself, or the same two the other way round
+                if pair in seen or x == y and i <= j: continue
                 if pair[0] == pair[1]: return [*words, word]
                 seen.add(pair); todo.append((*pair, (*words, word)))
     return None
@@ -208,17 +214,20 @@ class Grammar:
     ):
         self.name, self.start, self.rules = name, start, check_rules(rules, start)
         self.states, self.arcs = build_automaton(spell_out(self.rules), start)
-        if twice := ambiguity(self.arcs): raise ValueError(f"grammar {name!r} is ambiguous: '{' '.join(twice)}' can be derived in two ways, expected one")
+        if twice := ambiguity(self.arcs):
+            raise ValueError(f"grammar {name!r} is ambiguous: '{' '.join(twice)}' can be derived in two ways, expected one")
         self.step = arcs_by_word(self.arcs)
         self.end = self.states.index((END,))                          # the state in which all is said but the END
         self.words = sorted({a.word for a in self.arcs} - {''})
         self.index = {word: i for i, word in enumerate(self.words)}   # word -> its place in .words
         symbols = self.index | {'': len(self.words)}
-        self.source, self.symbol, self.target = torch.tensor([(a.source, symbols[a.word], a.target) for a in self.arcs]).T.contiguous()
+        self.source, self.symbol, self.target = torch.tensor([(a.source, symbols[a.word], a.target)
+                                                              for a in self.arcs]).T.contiguous()
         self.prob = torch.tensor([a.prob for a in self.arcs], dtype=torch.float64)
         self.max_len = longest_path(self.arcs)                        # words of the longest sentence
         self.upper, each = intervals(self.source, self.prob), torch.arange(len(self.states))
-        self.first, self.last = torch.searchsorted(self.source, each), torch.searchsorted(self.source, each, right=True) - 1
+        self.first, self.last = torch.searchsorted(self.source, each), torch.searchsorted(self.source, each,
+                                                                                          right=True) - 1
 
 # %% ../nbs/lib/00_grammar.ipynb #48f3822a
 def path(
@@ -226,9 +235,11 @@ def path(
     words:Sequence[str], # a sentence, word by word
 )->list[Arc]|None: # one arc per word; None if the sentence is not in the language
     "The one path through the automaton that says these words"
-    if isinstance(words, str): raise ValueError(f"words must be a list of words, got the string {words!r}; use its .split()")
+    if isinstance(words, str):
+        raise ValueError(f"words must be a list of words, got the string {words!r}; use its .split()")
     live = {0: None} # state -> (last arc, what came before it)
-    for word in words: live = {a.target: (a, before) for state, before in live.items() for a in self.step[state].get(word, ())}
+    for word in words:
+        live = {a.target: (a, before) for state, before in live.items() for a in self.step[state].get(word, ())}
     if self.end not in live: return None
     arcs, link = [], live[self.end]
     while link: arcs.append(link[0]); link = link[1]
@@ -262,7 +273,8 @@ def fold(
     "A sum over all sentences by recursion over the states, each visited once"
     @functools.cache
     def value(state):
-        return at_end if state == self.end else combine([(a.prob, value(a.target)) for arcs in self.step[state].values() for a in arcs])
+        return at_end if state == self.end else combine([(a.prob, value(a.target))
+                                                         for arcs in self.step[state].values() for a in arcs])
     return value(0)
 Grammar.fold = fold
 
@@ -323,7 +335,8 @@ def parse(
 )->list[Arc]: # one arc per word
     "The path of a sentence, or a ValueError for what is not one"
     arcs = self.path(words)
-    if arcs is None: raise ValueError(f"'{' '.join(words)}' is not a sentence of {self.name}; expected one that .contains() accepts")
+    if arcs is None:
+        raise ValueError(f"'{' '.join(words)}' is not a sentence of {self.name}; expected one that .contains() accepts")
     return arcs
 Grammar.parse = parse
 
@@ -416,7 +429,8 @@ def marginals(
         best = at_least(never.scatter_reduce(0, by_source, ways, 'amax'))
         rest.append(best + zeros.index_add(0, self.source, (ways - best[self.source]).exp()).log())
     lost = (rest[-1][0] == -math.inf).nonzero()
-    if len(lost): raise ValueError(f"row {int(lost[0])} agrees with no sentence of {self.name} of at most {width} words")
+    if len(lost):
+        raise ValueError(f"row {int(lost[0])} agrees with no sentence of {self.name} of at most {width} words")
     here, out = zeros.index_fill(0, torch.tensor([0]), 1.), []
     for i in range(width):
         now, after = at_least(rest[width-i]), rest[width-i-1]

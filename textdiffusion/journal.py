@@ -115,7 +115,8 @@ def entries(
     root:Path|None=None, # the checkout
 ) -> dict: # name -> Entry, by number
     "Every entry of the journal, in order"
-    return {p.stem: read_entry(p) for p in sorted((checkout(root)/'nbs').glob('*.ipynb')) if ENTRY_NAME.fullmatch(p.stem)}
+    return {p.stem: read_entry(p) for p in sorted((checkout(root)/'nbs').glob('*.ipynb'))
+            if ENTRY_NAME.fullmatch(p.stem)}
 
 def find_entry(
     name:str, # 05_anchor_loss, 05, 5, anchor_loss or nbs/05_anchor_loss.ipynb
@@ -208,9 +209,11 @@ def call_count(
     if whole_number(name, value) <= 2000: return value
     raise ValueError(f'{name} must be at most 2000, the steps of the table that models are trained on, not {value!r}')
 
-CHECKS = dict(corpus=corpus_name, schedule=schedule_name, data_dir=existing_folder, base_model=model_name, lam=not_negative, lr=above_zero,
+CHECKS = dict(corpus=corpus_name, schedule=schedule_name, data_dir=existing_folder, base_model=model_name,
+              lam=not_negative, lr=above_zero,
               factor=above_zero,
-              seeds=whole_number, steps=whole_number, batch_size=whole_number, samples=whole_number, calls=call_count, seq_len=whole_number)
+              seeds=whole_number, steps=whole_number, batch_size=whole_number, samples=whole_number, calls=call_count,
+              seq_len=whole_number)
 
 # %% ../nbs/lib/90_journal.ipynb #6e4c4a0f
 def same_kind(
@@ -230,7 +233,8 @@ def as_list(
 ) -> list: # at least one element, none twice
     "A list as papermill can pass it"
     if isinstance(value, str): value = [literal(part.strip(' \'"')) for part in value.strip('[]() ').split(',')]
-    items = [same_kind(f'{name}, a list,', item, like[0]) for item in (value if isinstance(value, (list, tuple)) else [value])]
+    items = [same_kind(f'{name}, a list,', item, like[0])
+             for item in (value if isinstance(value, (list, tuple)) else [value])]
     if items and len(set(items)) == len(items): return items
     raise ValueError(f'{name} must name at least one value and none twice, not {value!r}')
 
@@ -259,7 +263,8 @@ def checked(
     choices:Any=None, # the valid values, where the entry states them
 ) -> Any: # the value in its normal form
     "One value, checked against the entry's choices, the table CHECKS, or what the preset has"
-    if isinstance(like, (list, tuple)): return [checked(name, item, item, choices) for item in as_list(name, value, like)]
+    if isinstance(like, (list, tuple)):
+        return [checked(name, item, item, choices) for item in as_list(name, value, like)]
     if choices: return one_of(name, value, choices)
     if name in CHECKS: return CHECKS[name](name, value)
     if type(like) is int and like > 0: return whole_number(name, value)
@@ -277,7 +282,8 @@ def settle(
     name = one_of('preset', resolve_preset(preset), presets)
     choices = {'arms': dict.fromkeys(a for p in presets.values() for a in p.get('arms', ()))} | (choices or {})
     default = {k: v for k, v in presets[name].items() if k != 'on'}
-    corpus = checked('corpus', default['corpus'] if is_empty(given.get('corpus')) else given['corpus'], choices=choices.get('corpus'))
+    corpus = checked('corpus', default['corpus'] if is_empty(given.get('corpus')) else given['corpus'],
+                     choices=choices.get('corpus'))
     default |= presets[name].get('on', {}).get(corpus, {})
     values = given | default | {k: v for k, v in given.items() if not is_empty(v)}
     settled = {k: v if is_empty(v) else checked(k, v, default.get(k), choices.get(k)) for k, v in values.items()}
@@ -361,10 +367,12 @@ def commit(
     root:Path|None, # a checkout
 ) -> str|None: # 40 hexadecimal digits, with -dirty where the source differs; None outside git
     "The commit whose source is running"
-    git = lambda *args: subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True, check=True).stdout.strip()
+    git = lambda *args: subprocess.run(['git', '-C', str(root), *args], capture_output=True, text=True,
+                                       check=True).stdout.strip()
     try:
         if root is None or Path(git('rev-parse', '--show-toplevel')) != Path(root).resolve(): return None
-        return git('rev-parse', 'HEAD') + ('-dirty' if git('status', '--porcelain', '--', 'nbs', settings(root)['lib_path']) else '')
+        return git('rev-parse', 'HEAD') + ('-dirty' if git('status', '--porcelain', '--', 'nbs',
+                                                           settings(root)['lib_path']) else '')
     except (subprocess.CalledProcessError, FileNotFoundError): return None     # no commit yet; no git here
 
 # %% ../nbs/lib/90_journal.ipynb #8afbfe58
@@ -437,7 +445,8 @@ def public(
 ) -> dict: # parameter -> value, those that are set
     "The parameters that may be written down: no `data_dir`, and of a local `base_model` a fingerprint"
     known = {k: v for k, v in vars(cfg).items() if k != 'data_dir' and not is_empty(v)}
-    if Path(known.get('base_model', '.')).is_absolute(): known['base_model'] = f"local, {folder_hash(known['base_model'])[:12]}"
+    if Path(known.get('base_model', '.')).is_absolute():
+        known['base_model'] = f"local, {folder_hash(known['base_model'])[:12]}"
     return plain(dict(sorted(known.items())), 'parameters')
 
 # %% ../nbs/lib/90_journal.ipynb #de80e726
@@ -473,7 +482,8 @@ def circumstances(
     "When and with what a run was made; `seconds` is the wall time of its last attempt"
     import torch
     packages = ('torch', 'transformers', 'safetensors', 'numpy')
-    versions = dict(python=platform.python_version(), textdiffusion=textdiffusion.__version__) | {p: version(p) for p in packages}
+    versions = dict(python=platform.python_version(), textdiffusion=textdiffusion.__version__) | {p: version(p)
+                                                                                                  for p in packages}
     return dict(date=date.today().isoformat(), commit=run.source, versions=versions, device=device_name(),
                 threads=torch.get_num_threads(), seconds=round(time.time() - run.started, 1), attempts=attempts(run))
 
@@ -497,8 +507,10 @@ def record(
     "Everything needed to judge this run later; written into the run's folder where there is one"
     root = find_root()
     question = more.pop('question', None) or (find_entry(entry, root).question if root else '')
-    what = dict(entry=entry, question=question, prediction=prediction, verdict=verdict, headline=headline, preset=cfg.preset, corpus=corpus.name,
-        corpus_fingerprint=corpus.fingerprint, corpus_info=corpus.info, parameters=public(cfg), seeds=list(range(cfg.seeds)),
+    what = dict(entry=entry, question=question, prediction=prediction, verdict=verdict, headline=headline,
+                preset=cfg.preset, corpus=corpus.name,
+        corpus_fingerprint=corpus.fingerprint, corpus_info=corpus.info, parameters=public(cfg),
+                seeds=list(range(cfg.seeds)),
         steps_planned=steps_planned, steps_done=steps_done, weights=weights)
     result = plain(what | circumstances(run) | dict(rows=rows, samples=samples) | more, 'record')
     if run.folder: write_whole(run.folder/'record.json', to_json(result))
@@ -510,7 +522,8 @@ def records(
 ) -> list: # of records, each with its `name`, such as 05_anchor_loss/2026-11-21-cpu-e2e-1a2b3c4d
     "Every published record, by entry and date"
     found = [p for p in (checkout(root)/'journal').glob('*/*.json') if ENTRY_NAME.fullmatch(p.parent.name)]
-    return [read_json(p) | {'name': f'{p.parent.name}/{p.stem}'} for p in sorted(found, key=lambda p: (p.parent.name, p.stem))]
+    return [read_json(p) | {'name': f'{p.parent.name}/{p.stem}'}
+            for p in sorted(found, key=lambda p: (p.parent.name, p.stem))]
 
 def read_pins(
     root:Path, # the checkout
@@ -536,7 +549,8 @@ def write_log(
     root = checkout(root)
     row = lambda *cells: '| ' + ' | '.join(str(c).replace('|', '\\|').replace('\n', ' ') for c in cells) + ' |'
     pins, shown = read_pins(root), lambda value: f'{value:.4g}' if isinstance(value, float) else value
-    lines = ['# The log', '', 'Generated from the records; not edited by hand. A pinned record is the one that new runs of its entry are '
+    lines = ['# The log', '',
+             'Generated from the records; not edited by hand. A pinned record is the one that new runs of its entry are '
              'compared with; the headline is the one its prose renders.', '',
              row('number', 'date', 'entry', 'question', 'verdict', 'headline', 'page', 'pin'), row(*['---']*8)]
     for r in records(root):
@@ -561,7 +575,8 @@ def scrub(
 ) -> Any: # the same without the paths
     "Replace whole paths in every string, longest path first; pictures are left alone"
     if isinstance(value, list): return [scrub(v, paths) for v in value]
-    if isinstance(value, dict): return {k: v if re.match(r'image/(?!svg)', k) else scrub(v, paths) for k, v in value.items()}
+    if isinstance(value, dict):
+        return {k: v if re.match(r'image/(?!svg)', k) else scrub(v, paths) for k, v in value.items()}
     if not isinstance(value, str): return value
     for path in sorted(paths, key=len, reverse=True):
         value = re.sub(rf'(?<![\w.-]){re.escape(path)}(?![\w-])', lambda _: paths[path], value)
@@ -574,7 +589,8 @@ def private_paths(
     "The paths of this machine that no page may show"
     words = {f: '(folder)' for f in (*folders, os.environ.get('TEXTDIFFUSION_DATA'), os.environ.get('HF_HOME')) if f}
     words |= {str(root): '.', str(Path.home()): '~'}
-    return {form: word for path, word in words.items() for form in (path, os.path.abspath(path), os.path.realpath(path)) if len(form) > 1}
+    return {form: word for path, word in words.items() for form in (path, os.path.abspath(path),
+                                                                    os.path.realpath(path)) if len(form) > 1}
 
 # %% ../nbs/lib/90_journal.ipynb #a421e804
 def clean_page(
@@ -586,7 +602,8 @@ def clean_page(
     for cell in page['cells']:
         tags = cell['metadata'].get('tags', [])
         cell['metadata'] = {'tags': tags} if tags else {}
-        if cell['cell_type'] == 'code': cell['outputs'] = scrub([o for o in cell['outputs'] if o.get('name') != 'stderr'], paths)
+        if cell['cell_type'] == 'code':
+            cell['outputs'] = scrub([o for o in cell['outputs'] if o.get('name') != 'stderr'], paths)
         if 'injected-parameters' in tags:
             emptied = re.sub('^data_dir = .*$', "data_dir = ''", ''.join(cell['source']), flags=re.MULTILINE)
             cell |= dict(id='injected-parameters', source=scrub(emptied, paths))
@@ -676,9 +693,12 @@ def drift(
     if pinned is None: return [dict(why=f"nothing is pinned yet for {new['preset']} on {new['corpus']}")]
     for name in ('entry', 'preset', 'corpus', 'corpus_fingerprint', 'parameters'):
         if new[name] != pinned[name]:
-            differ = {k for k in {**new[name], **pinned[name]} if new[name].get(k) != pinned[name].get(k)} if name == 'parameters' else None
+            differ = {k for k in {**new[name], **pinned[name]}
+                      if new[name].get(k) != pinned[name].get(k)} if name == 'parameters' else None
             show = lambda value: {k: value.get(k) for k in sorted(differ)} if differ else value
-            return [dict(why=f'not comparable: another {name}' if not differ else f"not comparable: other parameters ({', '.join(sorted(differ))})", pinned=show(pinned[name]), new=show(new[name]))]
+            return [dict(why=f'not comparable: another {name}' if not differ
+                         else f"not comparable: other parameters ({', '.join(sorted(differ))})",
+                         pinned=show(pinned[name]), new=show(new[name]))]
     rows, old = ({tuple(row.get(c) for c in by): row for row in rec['rows']} for rec in (new, pinned))
     found = [dict(zip(by, k), why='only in the new record') for k in rows if k not in old]
     found += [dict(zip(by, k), why='only in the pinned record') for k in old if k not in rows]
@@ -689,7 +709,8 @@ def drift(
     return found
 
 # %% ../nbs/lib/90_journal.ipynb #ed06128f
-VERDICTS = ('reproduced', 'refuted', 'undecided', 'not comparable', 'implemented', 'cannot be judged', 'open') # undecided: the seeds differ too much; open: not run
+# undecided: the seeds differ too much; open: not run
+VERDICTS = ('reproduced', 'refuted', 'undecided', 'not comparable', 'implemented', 'cannot be judged', 'open')
 
 def claim_text(
     claim:dict, # a row of claims.json
@@ -697,7 +718,8 @@ def claim_text(
     "A claim as one line"
     value = claim['value']
     number = ' to '.join(map(str, value)) if isinstance(value, list) else str(value)
-    return ''.join([claim['statement'], f": {number} {claim['unit'] or ''}".rstrip() if value is not None else '', f" ({claim['conditions']})" if claim['conditions'] else ''])
+    return ''.join([claim['statement'], f": {number} {claim['unit'] or ''}".rstrip() if value is not None else '',
+                    f" ({claim['conditions']})" if claim['conditions'] else ''])
 
 def claims(
     entry:str, # such as 05_anchor_loss
@@ -707,9 +729,13 @@ def claims(
     "Every claim that an entry owns, with its verdict; exactly those marked *measured* take it from `measured`"
     rows = [r for r in read_json(checkout(root)/'journal'/'claims.json') if r['entry'] == entry]
     own = {r['id'] for r in rows if r.get('verdict') == 'measured'}
-    if odd := sorted(own ^ measured.keys()): raise ValueError(f"{entry} must measure exactly the claims marked so in claims.json; these are missing or too many: {', '.join(odd)}")
-    judged = {k: dict(found=v[0], verdict=one_of(f'verdict of {k}', v[1], VERDICTS), by='this journal') if v else dict(found='', verdict='open', by='') for k, v in measured.items()}
-    settled = {r['id']: dict(found=r.get('because', ''), verdict=one_of(f"verdict of {r['id']}", r.get('verdict'), VERDICTS), by=r.get('by', '')) for r in rows if r['id'] not in own}
+    if odd := sorted(own ^ measured.keys()):
+        raise ValueError(f"{entry} must measure exactly the claims marked so in claims.json; these are missing or too many: {', '.join(odd)}")
+    judged = {k: dict(found=v[0], verdict=one_of(f'verdict of {k}', v[1], VERDICTS), by='this journal') if v
+              else dict(found='', verdict='open', by='') for k, v in measured.items()}
+    settled = {r['id']: dict(found=r.get('because', ''),
+                             verdict=one_of(f"verdict of {r['id']}", r.get('verdict'), VERDICTS), by=r.get('by', ''))
+               for r in rows if r['id'] not in own}
     return [dict(id=r['id'], says=claim_text(r), **(judged | settled)[r['id']]) for r in rows]
 
 def show_claims(
@@ -720,10 +746,12 @@ def show_claims(
     from IPython.display import Markdown, display
     tally = [(sum(r['verdict'] == v for r in rows), v) for v in VERDICTS]
     display(Markdown(f"{len(rows)} claims: {', '.join(f'{n} {v}' for n, v in tally if n)}."))
-    table = pd.DataFrame([r for r in rows if r['verdict'] != 'implemented'], columns=['id', 'says', 'verdict', 'found', 'by'])
+    table = pd.DataFrame([r for r in rows if r['verdict'] != 'implemented'],
+                         columns=['id', 'says', 'verdict', 'found', 'by'])
     with pd.option_context('display.max_colwidth', None, 'display.max_rows', None):
         display(table.style.hide(axis='index').set_properties(**{'text-align': 'left', 'white-space': 'normal'}))
-    if built := [f"{r['says']} (`{r['id']}`)" for r in rows if r['verdict'] == 'implemented']: display(Markdown('**Implemented as stated**: ' + '; '.join(built) + '.'))
+    if built := [f"{r['says']} (`{r['id']}`)" for r in rows if r['verdict'] == 'implemented']:
+        display(Markdown('**Implemented as stated**: ' + '; '.join(built) + '.'))
 
 # %% ../nbs/lib/90_journal.ipynb #d0fc3ea4
 def source(
@@ -781,7 +809,8 @@ def prepare(
     cfg = settle(module.PRESETS, choices=choices | getattr(module, 'CHOICES', {}), **given)
     from textdiffusion.corpora import load_corpus
     corpus = load_corpus(cfg.corpus, seq_len=getattr(cfg, 'seq_len', None), data_dir=getattr(cfg, 'data_dir', None))
-    return Plan(entry, cfg, {k: getattr(cfg, k) for k in ['preset', *given] if k in known}, run_key(entry, cfg, corpus, root), root)
+    return Plan(entry, cfg, {k: getattr(cfg, k) for k in ['preset', *given] if k in known},
+                run_key(entry, cfg, corpus, root), root)
 
 # %% ../nbs/lib/90_journal.ipynb #3346294b
 @contextmanager
@@ -816,7 +845,8 @@ def surroundings(
     data = os.environ.get('TEXTDIFFUSION_DATA')
     return dict(TEXTDIFFUSION_RUN=str(folder), TEXTDIFFUSION_DATA=data and os.path.abspath(data), MPLBACKEND=None,
                 OMP_WAIT_POLICY=os.environ.get('OMP_WAIT_POLICY', 'PASSIVE'),
-                PYTHONPATH=add('PYTHONPATH', str(root), os.pathsep), PYTHONWARNINGS=add('PYTHONWARNINGS', 'ignore:IProgress', ','))
+                PYTHONPATH=add('PYTHONPATH', str(root), os.pathsep),
+                PYTHONWARNINGS=add('PYTHONWARNINGS', 'ignore:IProgress', ','))
 
 @contextmanager
 def environment(
@@ -877,13 +907,15 @@ def execute(
     with (folder/'attempts.txt').open('a') as file: file.write(datetime.now().isoformat(timespec='seconds') + '\n')
     (folder/'record.json').unlink(missing_ok=True)
     with logged(folder/'log.txt'), environment(**surroundings(plan.root, folder)):
-        try: papermill.execute_notebook(str(plan.entry.path), str(folder/'partial.ipynb'), parameters=plan.given, cwd=str(plan.entry.path.parent),
+        try: papermill.execute_notebook(str(plan.entry.path), str(folder/'partial.ipynb'), parameters=plan.given,
+                                        cwd=str(plan.entry.path.parent),
                 log_output=True, stdout_file=Echo(sys.stdout), stderr_file=Echo(sys.stderr),
                 progress_bar=sys.stderr.isatty(), autosave_cell_every=10, start_timeout=180,
                 coalesce_streams=True, extra_arguments=['--log-level=CRITICAL'])
         except papermill.PapermillExecutionError as e:
             raise RunFailed(f'{plan.entry.name} stopped in cell [{e.exec_count}] with {e.ename}: {e.evalue}') from None
-        except RuntimeError as e: raise RunFailed(f'{plan.entry.name} stopped: {e}') from None          # the kernel died
+        # the kernel died
+        except RuntimeError as e: raise RunFailed(f'{plan.entry.name} stopped: {e}') from None
 
 # %% ../nbs/lib/90_journal.ipynb #97a276d9
 def run(
@@ -898,10 +930,13 @@ def run(
         shown = folder.relative_to(plan.root)
         print(f"{plan.entry.name} works in {shown}{', where an earlier attempt stopped' if (folder/'attempts.txt').exists() else ''}", flush=True)
         try: execute(plan, folder)
-        except RunFailed as e: raise RunFailed(f'{e}; the notebook up to there is {shown}/partial.ipynb, the log {shown}/log.txt') from None
-        if not (folder/'record.json').exists(): raise RunFailed(f'{plan.entry.name} ended without a call of record, so there is nothing to publish')
+        except RunFailed as e:
+            raise RunFailed(f'{e}; the notebook up to there is {shown}/partial.ipynb, the log {shown}/log.txt') from None
+        if not (folder/'record.json').exists():
+            raise RunFailed(f'{plan.entry.name} ended without a call of record, so there is nothing to publish')
         published = plan.cfg.preset != 'smoke'
-        page = publish(folder, plan.root, private) if published else (folder/'partial.ipynb').rename(folder/'page.ipynb')
+        page = publish(folder, plan.root,
+                       private) if published else (folder/'partial.ipynb').rename(folder/'page.ipynb')
         finish(folder, str(page.relative_to(plan.root)))
     print('Published' if published else 'Kept, since smoke runs are not published:', page.relative_to(plan.root))
     return page
@@ -927,7 +962,8 @@ def parser() -> Parser: # of the whole command line
     p.add_argument('--preset', help='smoke, cpu, long or gpu; default: what the machine affords')
     p.add_argument('--corpus', help='such as restaurants or e2e; default: as the preset has it')
     p.add_argument('--data-dir', help='folder with the text of a real corpus')
-    p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'), help='a parameter of the notebook, such as steps, arms, seeds or lam; may be repeated; a wrong name lists them all')
+    p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
+                   help='a parameter of the notebook, such as steps, arms, seeds or lam; may be repeated; a wrong name lists them all')
     add('list', 'show the entries, and how many records each has')
     p = add('pin', 'choose the record that new runs of its entry are compared with')
     p.add_argument('record', help='a path in journal/, or the name of the file')
@@ -941,7 +977,8 @@ def listing(
 ) -> str: # two lines per entry
     "The entries: number, date, title, how many records each has, and the question"
     count = [r['entry'] for r in records(root)].count
-    return '\n'.join(f'{e.name}  {e.date or "undated"}  {e.title} (records: {count(e.name)})\n    {e.question}' for e in entries(root).values())
+    return '\n'.join(f'{e.name}  {e.date or "undated"}  {e.title} (records: {count(e.name)})\n    {e.question}'
+                     for e in entries(root).values())
 
 # %% ../nbs/lib/90_journal.ipynb #7f27ef6e
 def main(

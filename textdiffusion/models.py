@@ -195,7 +195,8 @@ class GaussianConfig(PreTrainedConfig):
         **kwargs,                    # fields of PreTrainedConfig
     ):
         for name, value, choices in (('head', head, HEADS), ('schedule', schedule, SCHEDULES)):
-            if value not in choices: raise ValueError(f'{name} {value!r} is unknown; choose one of {", ".join(choices)}')
+            if value not in choices:
+                raise ValueError(f'{name} {value!r} is unknown; choose one of {", ".join(choices)}')
         if d_model % (2*n_heads): raise ValueError(f'd_model {d_model} must be divisible by twice n_heads ({n_heads})')
         self.vocab_size, self.emb_dim, self.d_model, self.n_layers, self.n_heads = vocab_size, emb_dim, d_model, n_layers, n_heads
         self.mlp_ratio, self.head, self.normalise_emb = mlp_ratio, head, normalise_emb
@@ -268,7 +269,8 @@ class CausalLM(TextDiffusionModel):
     ):
         super().__init__(cfg)
         self.table = nn.Embedding(cfg.vocab_size, cfg.d_model)
-        self.blocks = nn.ModuleList(Block(cfg.d_model, cfg.n_heads, cfg.mlp_ratio, causal=True) for _ in range(cfg.n_layers))
+        self.blocks = nn.ModuleList(Block(cfg.d_model, cfg.n_heads, cfg.mlp_ratio, causal=True)
+                                    for _ in range(cfg.n_layers))
         self.out = nn.Linear(cfg.d_model, cfg.vocab_size)
         self.out.zero_init = True
         self.post_init()
@@ -354,7 +356,8 @@ class DiffusionLMDenoiser(TextDiffusionModel):
         self.up = nn.Sequential(nn.Linear(cfg.emb_dim, d), nn.Tanh(), nn.Linear(d, d))
         self.pos = nn.Embedding(cfg.max_len, d)
         self.norm, self.drop = nn.LayerNorm(d, eps=1e-12), nn.Dropout(cfg.dropout)
-        self.encoder = BertEncoder(BertConfig(hidden_size=d, num_hidden_layers=cfg.n_layers, num_attention_heads=cfg.n_heads, intermediate_size=4*d,
+        self.encoder = BertEncoder(BertConfig(hidden_size=d, num_hidden_layers=cfg.n_layers,
+                                              num_attention_heads=cfg.n_heads, intermediate_size=4*d,
             hidden_dropout_prob=cfg.dropout, attention_probs_dropout_prob=cfg.dropout, attn_implementation='eager'))
         self.down = nn.Sequential(nn.Linear(d, d), nn.Tanh(), nn.Linear(d, cfg.emb_dim))
         self.head = TiedDecoder(cfg)
@@ -384,7 +387,8 @@ class DiffusionLMDenoiser(TextDiffusionModel):
         return x0_hat, self.head.decode(x0_hat, self.emb)
 
 # %% ../nbs/lib/30_models.ipynb #ce3dfebb
-for config, model in ((GaussianConfig, GaussianDenoiser), (CausalConfig, CausalLM), (MaskedConfig, MaskedDenoiser), (DiffusionLMConfig, DiffusionLMDenoiser)):
+for config, model in ((GaussianConfig, GaussianDenoiser), (CausalConfig, CausalLM), (MaskedConfig, MaskedDenoiser),
+                      (DiffusionLMConfig, DiffusionLMDenoiser)):
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)
 

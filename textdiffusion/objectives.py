@@ -147,16 +147,19 @@ def diffusion_lm(
 ) -> Callable:                           # loss_fn(model, ids)
     "The objective of Diffusion-LM as its code computes it (E2E_MSE), plus any extra terms [Li et al. 2022, eq. 2]"
     sigma0 = sigma(grid(2000)[0], alpha_bar).item()                # the noise of the table's first step
-    return objective({x0_mse: 1., t0_mse: 1., decoder_nll: 1., prior: 1., **(extra or {})}, alpha_bar=alpha_bar, sigma0=sigma0, **how)
+    return objective({x0_mse: 1., t0_mse: 1., decoder_nll: 1., prior: 1., **(extra or {})}, alpha_bar=alpha_bar,
+                     sigma0=sigma0, **how)
 
 # %% ../nbs/lib/35_objectives.ipynb #3eb13a9b
 def kept(
-    keep:Tensor|Callable|None, # bool, broadcastable to (B,L); or a function ids -> such a tensor; None = nothing is kept
+    keep:Tensor|Callable|None,
+         # bool, broadcastable to (B,L); or a function ids -> such a tensor; None = nothing is kept
     ids:Tensor,                # (B,L) tokens
 ) -> Tensor:                   # (B,L) bool
     "Where tokens are never masked"
     keep = torch.as_tensor(False if keep is None else keep(ids) if callable(keep) else keep, device=ids.device)
-    if keep.dtype != torch.bool: raise ValueError(f'keep must be a tensor of booleans, True where a token is never masked, got {keep.dtype}')
+    if keep.dtype != torch.bool:
+        raise ValueError(f'keep must be a tensor of booleans, True where a token is never masked, got {keep.dtype}')
     return keep.expand(ids.shape)
 
 def mask_tokens(
@@ -187,7 +190,8 @@ def forbid(
     mask_id:int,   # the mask
 ) -> Tensor:       # like logits, -inf at the mask; the same tensor where the mask has no score
     "Scores that never predict the mask"
-    return logits.index_fill(-1, torch.tensor([mask_id], device=logits.device), -torch.inf) if mask_id < logits.shape[-1] else logits
+    return logits.index_fill(-1, torch.tensor([mask_id], device=logits.device),
+                             -torch.inf) if mask_id < logits.shape[-1] else logits
 
 def subs(
     logits:Tensor, # (B,L,W) scores

@@ -20,12 +20,19 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 # %% ../nbs/lib/70_plotting.ipynb #236fead3
-LABELS = dict(t='noise level t (0 = clean, 1 = noise)', step='training step', arm='arm', loss='loss', held_out='held-out loss (nats per token)',
-    grad_norm='gradient norm before clipping', valid='share of valid samples', nll='exact NLL (nats per sentence)', nll_minus_entropy='exact NLL − entropy (nats per sentence)',
-    new='share of new sentences', teacher_nll='teacher NLL (nats per token)', unigram='unigram entropy (nats)', distinct='share of distinct sentences', distinct_1='distinct words / words',
-    distinct_2='distinct pairs / pairs', distinct_3='distinct triples / triples', self_bleu='self-BLEU (0–100)', copy='longest copy (words)', copy_share='longest copy / sentence length',
-    cosine='cosine to x0', cosine_in='cosine of the input to x0', ratio='norm of prediction / norm of x0', mse='squared error per dimension', accuracy='share of tokens right',
-    sensitivity='share of tokens that follow the input', token_ce='cross-entropy (nats per token)', log_snr='log signal-to-noise ratio (nats)', x0_mse='squared error of x0', decoder_nll='decoder NLL (nats per token)')
+LABELS = dict(t='noise level t (0 = clean, 1 = noise)', step='training step', arm='arm', loss='loss',
+              held_out='held-out loss (nats per token)',
+    grad_norm='gradient norm before clipping', valid='share of valid samples', nll='exact NLL (nats per sentence)',
+              nll_minus_entropy='exact NLL − entropy (nats per sentence)',
+    new='share of new sentences', teacher_nll='teacher NLL (nats per token)', unigram='unigram entropy (nats)',
+              distinct='share of distinct sentences', distinct_1='distinct words / words',
+    distinct_2='distinct pairs / pairs', distinct_3='distinct triples / triples', self_bleu='self-BLEU (0–100)',
+              copy='longest copy (words)', copy_share='longest copy / sentence length',
+    cosine='cosine to x0', cosine_in='cosine of the input to x0', ratio='norm of prediction / norm of x0',
+              mse='squared error per dimension', accuracy='share of tokens right',
+    sensitivity='share of tokens that follow the input', token_ce='cross-entropy (nats per token)',
+              log_snr='log signal-to-noise ratio (nats)', x0_mse='squared error of x0',
+              decoder_nll='decoder NLL (nats per token)')
 
 def label(
     name:str, # column of a row
@@ -94,7 +101,8 @@ def quartile_curves(
         term = terms if isinstance(terms, str) else terms[arm]
         columns = [f'{term}_q{q}' for q in range(4)]
         mine = table_of(frame[frame[by] == arm] if by in frame else frame, columns)
-        long = mine[['step', *columns]].melt('step', columns, 'quartile of t', term).replace({c: c[-2:] for c in columns})
+        long = mine[['step', *columns]].melt('step', columns, 'quartile of t',
+                                             term).replace({c: c[-2:] for c in columns})
         line_panel(long, 'step', term, 'quartile of t', ax, palette='viridis').set(title=arm)
     return fig
 
@@ -128,7 +136,9 @@ def arm_bars(
     for r, y in zip(lines, spread([r[measure] for r in lines], (high-low)*.06)):
         ax.annotate(r['arm'], (1.01, y), xycoords=('axes fraction', 'data'), va='center', fontsize=8)
     ax.set(xlabel=label(by), ylabel=label(measure))
-    if hue: sns.move_legend(ax, 'lower left', bbox_to_anchor=(0, 1), ncol=frame[hue].nunique(), title=label(hue), frameon=False)
+    if hue:
+        sns.move_legend(ax, 'lower left', bbox_to_anchor=(0, 1), ncol=frame[hue].nunique(), title=label(hue),
+                        frameon=False)
     return ax
 
 # %% ../nbs/lib/70_plotting.ipynb #6327f553
@@ -155,7 +165,8 @@ def moments(
     row:int=0,        # which of the B samples
 ) -> list[dict]:      # t, words (L), confidence (L) in [0,1], ready for JSON
     "The trace of one sample in words"
-    return [dict(t=float(m['t']), words=corpus.tokenizer.convert_ids_to_tokens(m['ids'][row].tolist()), confidence=m['confidence'][row].tolist()) for m in trace]
+    return [dict(t=float(m['t']), words=corpus.tokenizer.convert_ids_to_tokens(m['ids'][row].tolist()),
+                 confidence=m['confidence'][row].tolist()) for m in trace]
 
 def shown(
     trace:list[dict], # of `moments`
@@ -204,12 +215,15 @@ def denoising_strip(
     fig, ax = plt.subplots(figsize=(left[-1]*char + 2.2, len(words)*height + 1.1), layout='constrained')
     for i, row in enumerate(words):
         for j in range(n):
-            background, text = ('.88', '.45') if row[j] == SIGNS['[MASK]'] else confidence_colour(trace[i]['confidence'][j])
+            background, text = ('.88',
+                                '.45') if row[j] == SIGNS['[MASK]'] else confidence_colour(trace[i]['confidence'][j])
             ax.add_patch(Rectangle((left[j], i), widths[j], 1, facecolor=background, edgecolor='white'))
-            ax.text(left[j] + widths[j]/2, i + .5, row[j].replace('$', r'\$'), ha='center', va='center', fontsize=7, family='monospace', color=text)
+            ax.text(left[j] + widths[j]/2, i + .5, row[j].replace('$', r'\$'), ha='center', va='center', fontsize=7,
+                    family='monospace', color=text)
     ax.set(xlim=(0, left[-1]), ylim=(len(words), 0), xlabel='place in the sentence', ylabel='moment',
            xticks=[left[j] + widths[j]/2 for j in range(n)], yticks=[i + .5 for i in range(len(words))])
-    ax.set_xticklabels(range(n), fontsize=6); ax.set_yticklabels([caption(trace, i) for i in range(len(words))], fontsize=7)
+    ax.set_xticklabels(range(n), fontsize=6); ax.set_yticklabels([caption(trace, i) for i in range(len(words))],
+                                                                 fontsize=7)
     scale = LinearSegmentedColormap.from_list('confidence', [confidence_colour(p/20)[0] for p in range(21)])
     bar = fig.colorbar(plt.cm.ScalarMappable(cmap=scale), ax=ax, pad=.01, aspect=15)
     bar.set_label('confidence', fontsize=7); bar.ax.tick_params(labelsize=6)
@@ -240,8 +254,10 @@ def draw_moment(
     for word, p, (x, y) in zip(words, trace[i]['confidence'], flow(words, width)):
         background, text = ('.88', '.45') if word == SIGNS['[MASK]'] else confidence_colour(p)
         ax.add_patch(Rectangle((x-.25, y+.08), len(word)+.5, .84, facecolor=background))
-        ax.text(x + len(word)/2, y + .5, word.replace('$', r'\$'), ha='center', va='center', fontsize=8, family='monospace', color=text)
-    ax.set(xlim=(-1, width+1), ylim=(lines, 0)); ax.set_axis_off(); ax.set_title(caption(trace, i), fontsize=9, loc='left')
+        ax.text(x + len(word)/2, y + .5, word.replace('$', r'\$'), ha='center', va='center', fontsize=8,
+                family='monospace', color=text)
+    ax.set(xlim=(-1, width+1), ylim=(lines, 0)); ax.set_axis_off(); ax.set_title(caption(trace, i), fontsize=9,
+                                                                                 loc='left')
     with io.BytesIO() as png:
         fig.savefig(png, dpi=100); plt.close(fig)
         return Image.open(png).convert('P', palette=Image.Palette.ADAPTIVE, colors=64)
@@ -282,9 +298,11 @@ def denoising_html(
     "A sentence coming out of noise, to be played or scrolled; confidence in colour and on hovering"
     frames, words = [], shown(trace, longest=40)
     for i, row in enumerate(words):
-        colours = [('#e0e0e0', '#777') if w == SIGNS['[MASK]'] else confidence_colour(p) for w, p in zip(row, trace[i]['confidence'])]
+        colours = [('#e0e0e0', '#777') if w == SIGNS['[MASK]'] else confidence_colour(p)
+                   for w, p in zip(row, trace[i]['confidence'])]
         frames.append(dict(caption=caption(trace, i), words=row, titles=[f'{p:.2f}' for p in trace[i]['confidence']],
                            back=[to_hex(b) for b, _ in colours], text=[t for _, t in colours]))
     data = json.dumps(frames, ensure_ascii=True).replace('<', r'\u003c')
-    parts = dict(ID='denoising-' + hashlib.sha256(data.encode()).hexdigest()[:8], LAST=str(len(frames)-1), PAUSE=str(int(1000*seconds)), TEXT=html.escape(' '.join(words[-1])), DATA=data)
+    parts = dict(ID='denoising-' + hashlib.sha256(data.encode()).hexdigest()[:8], LAST=str(len(frames)-1),
+                 PAUSE=str(int(1000*seconds)), TEXT=html.escape(' '.join(words[-1])), DATA=data)
     return re.sub('ID|LAST|PAUSE|TEXT|DATA', lambda m: parts[m[0]], PAGE)

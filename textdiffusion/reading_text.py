@@ -63,7 +63,8 @@ def read_column(
 ) -> list[str]:    # its cells, as they stand, without the blank ones
     "One column of a CSV file; a missing column, no rows, broken quoting and a cell that was quoted twice are errors"
     (_, columns), *rows = csv_rows(path)
-    if column not in columns: raise ValueError(f'{path} has no column {column!r}; its columns are {", ".join(map(repr, columns))}.')
+    if column not in columns:
+        raise ValueError(f'{path} has no column {column!r}; its columns are {", ".join(map(repr, columns))}.')
     at = columns.index(column)
     for line, row in rows:
         if undecoded(row[at]):
@@ -74,10 +75,12 @@ def read_column(
     return cells
 
 # %% ../nbs/lib/05_reading_text.ipynb #155d2784
-HIGH = bytes(range(128, 160)).decode('cp1252', 'ignore')                         # the 27 characters cp1252 has where latin-1 has controls
+# the 27 characters cp1252 has where latin-1 has controls
+HIGH = bytes(range(128, 160)).decode('cp1252', 'ignore')
 TO_BYTE = {ord(c): c.encode('cp1252')[0] for c in HIGH}
 FOLLOWS_A_LETTER = '‚„…†‡‹›‘’“”•–—™ŠŒŽšœžŸ®°ªº¹²³´·»«\xa0\xad'
-NEXT = re.escape(''.join(map(chr, range(128, 192))) + HIGH)                      # whatever a second UTF-8 byte can look like
+# whatever a second UTF-8 byte can look like
+NEXT = re.escape(''.join(map(chr, range(128, 192))) + HIGH)
 NEVER = re.escape(''.join(c for c in map(chr, [*range(128, 192), *map(ord, HIGH)]) if c not in FOLLOWS_A_LETTER))
 SUSPECT = re.compile(f'[\xc2-\xdf][{NEXT}]|[\xe0-\xef][{NEXT}]{{2}}|[\xf0-\xf4][{NEXT}]{{3}}')
 CERTAIN = re.compile(f'[\xc2-\xc5\xce-\xd1][{NEVER}]|â€[{NEXT}]|ðŸ[{NEXT}]{{2}}|ï»¿')
@@ -143,12 +146,14 @@ def find_folder(
     "The folder named by the argument, else by TEXTDIFFUSION_DATA; one that does not exist is an error"
     variable = os.environ.get('TEXTDIFFUSION_DATA')
     if not (data_dir or variable): return None, 'cache or hub'
-    folder, source, label = (data_dir, 'argument', 'data_dir') if data_dir else (variable, 'variable', 'TEXTDIFFUSION_DATA')
+    folder, source, label = (data_dir, 'argument', 'data_dir') if data_dir else (variable, 'variable',
+                                                                                 'TEXTDIFFUSION_DATA')
     try: folder = Path(folder).expanduser()
     except RuntimeError:
         raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, of a user this machine does not know; '
                                 f'name an existing folder or leave {label} unset.') from None
-    if not folder.is_dir(): raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, which does not exist; name an existing folder or leave {label} unset.')
+    if not folder.is_dir():
+        raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, which does not exist; name an existing folder or leave {label} unset.')
     return folder, source
 
 # %% ../nbs/lib/05_reading_text.ipynb #8b2305ad
@@ -163,7 +168,8 @@ def find_text(
     folder, source = find_folder(data_dir)
     if folder:
         for path in files.values():
-            if not (folder/path).is_file(): raise FileNotFoundError(f'{name}: the folder {str(folder)!r} has no file {path}; expected {", ".join(files.values())} there.')
+            if not (folder/path).is_file():
+                raise FileNotFoundError(f'{name}: the folder {str(folder)!r} has no file {path}; expected {", ".join(files.values())} there.')
         return {key: read(folder/path) for key, path in files.items()}, source
     try: return hub(), source
     except Exception as error:

@@ -79,7 +79,8 @@ def nearest(
     chunk:int=2**24,   # largest number of distances held at once
 ) -> Tensor:           # (…) int64, ids
     "The id of the nearest embedding in L2, in float32 also under autocast, chunk by chunk"
-    if x.shape[-1] != emb.shape[-1]: raise ValueError(f'latents have width {x.shape[-1]} but the embedding table {emb.shape[-1]}')
+    if x.shape[-1] != emb.shape[-1]:
+        raise ValueError(f'latents have width {x.shape[-1]} but the embedding table {emb.shape[-1]}')
     rows, emb = x.reshape(-1, x.shape[-1]).float(), emb.float()
     with torch.autocast(x.device.type, enabled=False):
         half = emb.square().sum(-1)/2
@@ -204,7 +205,8 @@ def sample(
     guide:Callable|None=None,       # (x_s, t_s, mean, std) -> x_s, after every step
     project:Callable|None=None,     # (x_s, t_s) -> x_s, after `guide`
     decode:Callable=most_likely,    # (x at t = 0, last logits) -> ids
-    self_condition:bool|None=None,  # pass the last guess, before rounding, to the next call; None: as the model was trained
+    self_condition:bool|None=None,
+           # pass the last guess, before rounding, to the next call; None: as the model was trained
     x_T:Tensor|None=None,           # (B,L,D) the noise to start from; drawn if None
     generator:torch.Generator|None=None, # x_T is drawn first, then one noise per call
     device:torch.device|str|None=None,   # None: where the denoiser's parameters are
@@ -228,7 +230,8 @@ def sample(
             x_s = stepper(x, x0_hat, draw(shape, generator, device))
             x = controlled(x_s, x.new_full(shape[:1], t[i+1]), stepper, x, x0_hat, guide, project)
             x0_prev, previous = raw if self_condition else None, (x0_hat, ab[i])
-    if not x.isfinite().all(): raise FloatingPointError(f'sampling diverged: the latents are not finite after {steps} calls')
+    if not x.isfinite().all():
+        raise FloatingPointError(f'sampling diverged: the latents are not finite after {steps} calls')
     return decode(x, logits), trace
 
 # %% ../nbs/lib/50_sampling.ipynb #d2a2f03d
@@ -239,7 +242,8 @@ def canvas(
 ) -> Tensor:      # (B,L)
     "The given tokens and masks behind them"
     free = seq_len - given.shape[1]
-    if free < 1: raise ValueError(f'a prefix of {given.shape[1]} tokens leaves nothing to write in a window of {seq_len}; give at most {seq_len-1}')
+    if free < 1:
+        raise ValueError(f'a prefix of {given.shape[1]} tokens leaves nothing to write in a window of {seq_len}; give at most {seq_len-1}')
     return nn.functional.pad(given, (0, free), value=mask_id)
 
 def even_times(
@@ -256,12 +260,14 @@ def uniform(
     dtype:torch.dtype=torch.float64, # of the numbers
 ) -> Tensor:                        # in [0,1)
     "Uniform numbers that depend on the generator only, not on where they are used"
-    return torch.rand(shape, generator=generator, device=generator.device if generator else device, dtype=dtype).to(device)
+    return torch.rand(shape, generator=generator, device=generator.device if generator else device,
+                      dtype=dtype).to(device)
 
 def categorical(
     logits:Tensor,                  # (N,W) scores
     generator:torch.Generator|None=None, # of the draw
-    dtype:torch.dtype=torch.float64, # float32 cannot draw what is rarer than 6e-8: a hidden temperature [Zheng et al. 2024]
+    dtype:torch.dtype=torch.float64,
+                # float32 cannot draw what is rarer than 6e-8: a hidden temperature [Zheng et al. 2024]
 ) -> Tensor:                        # (N,) int64
     "Draw a token in proportion to exp(logits), by the Gumbel-max trick in float64"
     gumbel = -(-uniform(logits.shape, generator, logits.device, dtype).log()).log()
@@ -307,7 +313,8 @@ def at_least_one(
     k:int, # positions per row and call
 ) -> int:  # the same
     "k, or one sentence that says why it cannot be"
-    if not isinstance(k, int) or k < 1: raise ValueError(f'k must be a whole number of at least 1, the positions that a call fills, got {k!r}')
+    if not isinstance(k, int) or k < 1:
+        raise ValueError(f'k must be a whole number of at least 1, the positions that a call fills, got {k!r}')
     return k
 
 def random_k(
@@ -315,7 +322,8 @@ def random_k(
 ) -> Callable: # a rule for `unmask`
     "k masked positions at random; with k = 1 and a perfect denoiser, exact"
     at_least_one(k)
-    return lambda masked, confidence, reveal, generator: first_k(uniform(masked.shape, generator, masked.device), masked, k)
+    return lambda masked, confidence, reveal, generator: first_k(uniform(masked.shape, generator, masked.device),
+                                                                 masked, k)
 
 def top_k(
     k:int,     # positions per row and call
@@ -329,7 +337,8 @@ def threshold(
 ) -> Callable: # a rule for `unmask`
     "All masked positions with a confidence of at least tau; the most confident one where there is none [Wu et al. 2025]"
     if not 0 < tau <= 1: raise ValueError(f'tau must lie in (0, 1], a probability, got {tau}')
-    return lambda masked, confidence, reveal, generator: masked & (confidence() >= tau) | first_k(confidence(), masked, 1)
+    return lambda masked, confidence, reveal, generator: masked & (confidence() >= tau) | first_k(confidence(), masked,
+                                                                                                  1)
 
 # %% ../nbs/lib/50_sampling.ipynb #8dffe23b
 class Guess:
@@ -385,7 +394,8 @@ def check_canvas(
     "Raise a ValueError before the first call if the canvas cannot be filled"
     if steps < 1: raise ValueError(f'steps must be at least 1, the calls of the denoiser, got {steps}')
     if mask_id < 0: raise ValueError(f'mask_id must be the id of a mask token, 0 or more, got {mask_id}')
-    if not (z == mask_id).any(): raise ValueError(f'there is nothing to fill: no position of the canvas holds the mask, id {mask_id}')
+    if not (z == mask_id).any():
+        raise ValueError(f'there is nothing to fill: no position of the canvas holds the mask, id {mask_id}')
     if (left := alpha_bar(torch.ones(1)).item()) > .01:
         raise ValueError(f'the schedule keeps {left:.3g} of the tokens at t = 1, but sampling starts with none; choose one that keeps at most 0.01, as those of MASK_SCHEDULES do')
 
@@ -395,7 +405,8 @@ def check_scores(
     mask_id:int,   # the mask
 ) -> Tensor:       # logits
     "The scores of a call, or a ValueError if they do not fit the canvas or the mask"
-    if logits.shape[:2] != z.shape: raise ValueError(f'the denoiser must return scores for each of {tuple(z.shape)} positions, but returned {tuple(logits.shape)}')
+    if logits.shape[:2] != z.shape:
+        raise ValueError(f'the denoiser must return scores for each of {tuple(z.shape)} positions, but returned {tuple(logits.shape)}')
     if mask_id > (n := logits.shape[-1]):
         raise ValueError(f'mask_id {mask_id} is outside: the denoiser scores {n} tokens, so the mask is one of them or id {n}')
     return check_finite(logits)

@@ -171,7 +171,8 @@ def add_noise(
     eps:Tensor,         # like x0, standard normal
 ) -> Tensor:            # x_t, like x0
     "The forward process: sqrt(alpha_bar)·x0 + sqrt(1-alpha_bar)·eps, one time per sentence"
-    if eps.shape != x0.shape: raise ValueError(f'eps has shape {tuple(eps.shape)} but x0 has {tuple(x0.shape)}; they must be equal')
+    if eps.shape != x0.shape:
+        raise ValueError(f'eps has shape {tuple(eps.shape)} but x0 has {tuple(x0.shape)}; they must be equal')
     signal = schedule(lambda t: alpha_bar(t).sqrt())(t)
     return match(signal, x0)*x0 + match(sigma(t, alpha_bar), x0)*eps
 

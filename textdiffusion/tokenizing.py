@@ -89,10 +89,13 @@ def bpe_tokenizer(
     vocab_size:int=4096, # V, without the mask token; at least 260 (256 bytes and 4 special tokens)
 ) -> Any:                # PreTrainedTokenizerFast, lossless on any text
     "A byte-level byte-pair tokenizer"
-    if vocab_size < 260: raise ValueError(f'bpe_tokenizer: vocab_size must be at least 260 (256 bytes and 4 special tokens), got {vocab_size}.')
+    if vocab_size < 260:
+        raise ValueError(f'bpe_tokenizer: vocab_size must be at least 260 (256 bytes and 4 special tokens), got {vocab_size}.')
     backend = Tokenizer(models.BPE(unk_token='[UNK]'))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIALS, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False))
+    backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIALS,
+                                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+                                                           show_progress=False))
     return finish_tokenizer(backend)
 
 # %% ../nbs/lib/08_tokenizing.ipynb #8c57d42c
@@ -122,10 +125,13 @@ def special_ids(
     t, last = tokenizer, len(tokenizer)
     first = lambda *ids: next((i for i in ids if i is not None), None)
     ids = dict(pad=t.pad_token_id, unk=t.unk_token_id)
-    ids |= dict(bos=None, eos=None) if running else dict(bos=first(t.bos_token_id, t.cls_token_id), eos=first(t.eos_token_id, t.sep_token_id))
+    ids |= dict(bos=None, eos=None) if running else dict(bos=first(t.bos_token_id, t.cls_token_id),
+                                                         eos=first(t.eos_token_id, t.sep_token_id))
     missing = [name for name, i in ids.items() if i is None and not (running and name in ('bos', 'eos'))]
-    if missing: raise ValueError(f'the tokenizer has no {" and no ".join(missing)} token; give it one that is not used for anything else, for instance tokenizer.pad_token.')
-    if ids['pad'] == ids['eos']: raise ValueError(f'the tokenizer pads with its EOS token {t.pad_token!r}; the end of a sentence counts in a likelihood and padding does not, so give it a padding token of its own.')
+    if missing:
+        raise ValueError(f'the tokenizer has no {" and no ".join(missing)} token; give it one that is not used for anything else, for instance tokenizer.pad_token.')
+    if ids['pad'] == ids['eos']:
+        raise ValueError(f'the tokenizer pads with its EOS token {t.pad_token!r}; the end of a sentence counts in a likelihood and padding does not, so give it a padding token of its own.')
     return ids | dict(mask=last if t.mask_token_id is None else t.mask_token_id)
 
 # %% ../nbs/lib/08_tokenizing.ipynb #7866187f

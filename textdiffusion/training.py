@@ -160,7 +160,8 @@ def prepare(
 ) -> tuple[Callable, torch.amp.GradScaler]: # the loss function to train with; the scaler, which does nothing unless float16 needs it
     "Put the loss into the process's precision, and tie its gradient to the other processes"
     dtype = PRECISIONS[process.mixed_precision]
-    if dtype: loss_fn = torch.autocast(process.device.type, dtype, cache_enabled=False)(loss_fn)  # a cache could lose gradients: pytorch#112583
+    # a cache could lose gradients: pytorch#112583
+    if dtype: loss_fn = torch.autocast(process.device.type, dtype, cache_enabled=False)(loss_fn)
     module = process.prepare_model(Loss(model, loss_fn))
     return (lambda model, ids: module(ids)), torch.amp.GradScaler(process.device.type, enabled=dtype == torch.float16)
 
@@ -394,7 +395,8 @@ def _finish_row(
 def _bar(steps, done, name, process):
     "The progress bar; in a log, a line every 20 s"
     often = .5 if sys.stderr.isatty() else 20
-    return tqdm(total=steps, initial=done, desc=name, mininterval=often, file=sys.stderr, disable=not process.is_main_process)
+    return tqdm(total=steps, initial=done, desc=name, mininterval=often, file=sys.stderr,
+                disable=not process.is_main_process)
 
 def _save(folder, state, models, opts, scaler, begun, process):
     "A checkpoint, written by the first process"
@@ -429,11 +431,14 @@ def fit(
     check_plan(steps, every, save_every, patience, evaluate, autocast, accumulate, accelerator, clip, ema, seed)
     process = accelerator or OneProcess(next(model.parameters()).device, autocast, accumulate)
     check_optimizers(opts := optimizer(model), model)
-    told = dict(rate=rate, evaluate=evaluate, patience=patience, clip=clip, ema=ema, seed=seed, every=every, steps=steps,
-                precision=process.mixed_precision, extended=[], parts=[process.num_processes, process.gradient_accumulation_steps])
+    told = dict(rate=rate, evaluate=evaluate, patience=patience, clip=clip, ema=ema, seed=seed, every=every,
+                steps=steps,
+                precision=process.mixed_precision, extended=[],
+                parts=[process.num_processes, process.gradient_accumulation_steps])
     plan = plan_of(model, opts, batches(0), loss=loss_fn, **told) if folder else None
     loss, scaler, models, state = _begin(model, loss_fn, opts, evaluate, process, folder, plan, extend)
-    outs, begun, rates = [], time.perf_counter() - state['seconds'], [(g, g['lr']) for o in opts for g in o.param_groups]
+    outs, begun, rates = [], time.perf_counter() - state['seconds'], [(g, g['lr']) for o in opts
+                                                                      for g in o.param_groups]
     bar = _bar(steps, state['step'], name, process)
     model.train().zero_grad()
     for step in range(state['step'], steps):
@@ -449,9 +454,11 @@ def fit(
         except FloatingPointError as e: raise FloatingPointError(f'{name}, step {step}: {e}') from None
         bar.update()
         if row: bar.set_postfix(loss=f"{state['history'][-1]['loss']:.3f}", refresh=False)
-        if folder and row and ((step+1) % (save_every or every*math.ceil(200/every)) == 0 or step+1 == steps): _save(folder, state, models, opts, scaler, begun, process)
+        if folder and row and ((step+1) % (save_every or every*math.ceil(200/every)) == 0 or step+1 == steps):
+            _save(folder, state, models, opts, scaler, begun, process)
     bar.close()
-    return Fit(model.eval(), models['best' if evaluate else 'ema'], state['history'], steps, state['step'], time.perf_counter() - begun, state['best'])
+    return Fit(model.eval(), models['best' if evaluate else 'ema'], state['history'], steps, state['step'],
+               time.perf_counter() - begun, state['best'])
 
 # %% ../nbs/lib/40_training.ipynb #e6f2a4aa
 def pretrain_stand_in(
@@ -466,7 +473,8 @@ def pretrain_stand_in(
 ) -> tuple[nn.Module, dict]: # the averaged weights, in eval mode; what a record must say about them
     "A small model in the place of a pretrained one, trained here because no weights were given"
     fitted = fit(model, loss_fn, batches, steps, **how)
-    numbers = dict(parameters=sum(p.numel() for p in model.parameters()), steps=fitted.steps_done, loss=fitted.history[-1]['loss'],
+    numbers = dict(parameters=sum(p.numel() for p in model.parameters()), steps=fitted.steps_done,
+                   loss=fitted.history[-1]['loss'],
                    seconds=round(fitted.seconds, 1), weights=fitted.weights_hash())
     note = 'no weights were given: a small stand-in, pretrained on this corpus alone'
     return fitted.ema, dict(stands_for=stands_for, task=task, **numbers, note=note)

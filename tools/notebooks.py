@@ -1,4 +1,5 @@
-"""`python tools/notebooks.py` runs every cell of every notebook at smoke size, as `nbdev_test` does, and counts: 'notebooks: N passed, M failed'."""
+"""`python tools/notebooks.py` runs every cell of every notebook at smoke size, as `nbdev_test` does, and counts:
+'notebooks: N passed, M failed'."""
 import subprocess, sys
 from pathlib import Path
 
@@ -6,7 +7,8 @@ ROOT = Path(__file__).resolve().parent.parent
 
 def count_failed(stderr):
     "How many notebooks the report at the end of nbdev_test's standard error lists"
-    return sum(line.startswith('\t') and line.endswith('.ipynb') for line in stderr.rpartition('nbdev Tests Failed On')[2].splitlines())
+    return sum(line.startswith('\t') and line.endswith('.ipynb')
+               for line in stderr.rpartition('nbdev Tests Failed On')[2].splitlines())
 
 def main():
     "Run them in two processes, show what nbdev_test says as it comes, return its exit status"

@@ -1,4 +1,5 @@
-"""`python tools/readme.py` runs nbs/index.ipynb and writes README.md from it: prose, shown code, outputs; links made relative to the root."""
+"""`python tools/readme.py` runs nbs/index.ipynb and writes README.md from it: prose, shown code, outputs;
+links made relative to the root."""
 import posixpath, re
 from pathlib import Path
 import nbformat
@@ -40,7 +41,8 @@ def from_root(markdown, folder='nbs'):
 def readme(root=ROOT):
     "The text of README.md, from a fresh run of nbs/index.ipynb"
     nb = nbformat.read(root/'nbs/index.ipynb', 4)
-    NotebookClient(nb, timeout=120, kernel_name='python3', coalesce_streams=True, extra_arguments=['--log-level=ERROR'], resources=dict(metadata=dict(path=str(root/'nbs')))).execute()
+    NotebookClient(nb, timeout=120, kernel_name='python3', coalesce_streams=True,
+                   extra_arguments=['--log-level=ERROR'], resources=dict(metadata=dict(path=str(root/'nbs')))).execute()
     return HEADER + from_root('\n\n'.join(s for c in nb.cells if (s := cell_markdown(c)))) + '\n'
 
 if __name__ == '__main__': (ROOT/'README.md').write_text(readme(), encoding='utf-8')
