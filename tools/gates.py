@@ -157,10 +157,11 @@ def undocumented(f, notes):
     "The arguments of `f` without a comment of their own; 'the return' if that has none"
     args, missing, used = parameters(f), [], set()
     for name, first, last in args:
+        if name in GLOSSARY: continue
         above = {first - 1} if notes.get(first - 1, ('', False))[1] else set()
         own = {l for l in {*range(first, last + 1)} | above if notes.get(l, ('',))[0]} - used
         if own: used |= own
-        elif name not in GLOSSARY: missing.append(name)
+        else: missing.append(name)
     returns = not f.returns and any(isinstance(n, (ast.Return, ast.Yield)) and n.value for n in ast.walk(f)) or f.returns and ast.unparse(f.returns) != 'None'
     end = range(f.returns.lineno if f.returns else max([f.lineno, *(last for *_, last in args)]), f.body[0].lineno)
     if returns and not any(notes.get(l, ('',))[0] for l in end if l not in used): missing.append('the return')
