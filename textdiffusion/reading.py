@@ -34,7 +34,7 @@ UNITS = dict.fromkeys(['valid', 'new', 'distinct', 'accuracy', 'wrong', 'changed
                        'tokens_changed', 'distinct_1', 'distinct_2', 'distinct_3', 'sensitivity', 'share'], _share)
 UNITS |= dict(nll_minus_entropy=Unit('nats per sentence'), nll=Unit('nats per sentence'), bound=_nats, teacher_nll=_nats,
               unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words', 1, 1), copy=Unit('words', 1, 1),
-              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit())
+              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit(), distance=Unit('word spacings'))
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
 class Fact(NamedTuple):
