@@ -75,10 +75,10 @@ def over_noise(
     def mean(c): return float(np.interp(SHARED, [r['log_snr'] for r in rows], [r[c] for r in rows]).mean())
     return {c: mean(c)/(rms**2 if 'mse' in c else 1) for c in ('distance', 'changed', 'wrong', 'mse', 'mse_scores')}
 
-# %% ../nbs/05c_commitment.ipynb #02aafc33
+# %% ../nbs/05c_commitment.ipynb #2ef031ea
 _large = {'restaurants-large': dict(arms=['baseline', 'best'], exact=128, more_calls=[20])}
 PRESETS = {name: preset | dict(more_calls=[20], exact=512, on=_large) for name, preset in TRAINING.items()}
-PRESETS['smoke'] |= dict(more_calls=[2], exact=16, on={})
+PRESETS['smoke'] |= dict(arms=['baseline', 'report-strong', 'gao', 'best'], more_calls=[2], exact=16, on={})
 PRESETS['long'] |= dict(more_calls=[20, 100, 1000])
 DRIFT = dict(tol=dict(valid=.06, nll_minus_entropy=.5, new=.08, teacher_nll=.3), by=('arm', 'clamp', 'seed'))
 
@@ -121,7 +121,7 @@ def _samplers(ways):
     return Facts(few_calls=differ(('ancestral', 20), ('ancestral', 1000)),
                  solver=differ(('DPM-Solver++', 20), ('ancestral', 100)))
 
-# %% ../nbs/05c_commitment.ipynb #3ee65b88
+# %% ../nbs/05c_commitment.ipynb #5b45c633
 def _clamped(rows):
     "Facts about clamping: what it does to validity and to the price of valid sentences"
     def by(arm, column, clamp='on'):
@@ -134,7 +134,8 @@ def _clamped(rows):
     count = interval(sum(is_neither(a, s) for a in arms) for s in values('baseline', 'valid', 'on'))
     gains = {f"clamp_{a.replace('-', '_')}": by(a, 'valid') for a in arms}
     return Facts(gains, neither=fact(count, Unit('arms', 1, 1)), by_scores=by('gao', 'valid', 'scores'),
-        base_by_scores=by('baseline', 'valid', 'scores'), ideal=fact(level(rows, 'valid', arm='optimal (baseline)', clamp='off').mean, 'valid'),
+        base_by_scores=by('baseline', 'valid', 'scores'),
+        ideal=fact(level(rows, 'valid', arm='optimal (baseline)', clamp='off').mean, 'valid'),
         ideal_clamped=by('optimal (best)', 'nll_minus_entropy'), ideal_new=by('optimal (best)', 'new'))
 
 # %% ../nbs/05c_commitment.ipynb #9e0f3834
