@@ -59,7 +59,8 @@ def test_papermill_on_real_text(tmp_path, untouched):
 
 # bad input ------------------------------------------------------------------------------------------------------------
 
-NAMES = [(['-p', 'lamda', '0.1'], 'lam'), (['--preset', 'tiny'], 'smoke'), (['--corpus', 'wiki'], 'restaurants-large'), (['-p', 'schedule', 'cubic'], 'cosine'), (['-p', 'arms', 'bets'], 'baseline')]
+NAMES = [(['-p', 'lamda', '0.1'], 'lam'), (['--preset', 'tiny'], 'smoke'), (['--corpus', 'wiki'], 'restaurants-large'),
+         (['-p', 'schedule', 'cubic'], 'cosine'), (['-p', 'arms', 'bets'], 'baseline')]
 VALUES = [(['-p', 'lam', '-0.1'], 'lam'), (['-p', 'steps', '0'], 'steps'), (['-p', 'factor', '0'], 'factor')]
 
 def refused(args, words, limit, **env):

@@ -48,26 +48,26 @@ PRESETS = dict(cpu=_cpu, smoke=_cpu | _tiny | dict(on={'e2e': dict(seq_len=40)})
                gpu=_cpu | dict(seeds=3, steps=1500, samples=512, d_model=256, n_layers=4, on={'e2e': dict(seq_len=64)}))
 DRIFT = dict(tol=dict(valid=.09, teacher_nll=.4, start_inside=.09), by=('arm', 'weights', 'seed'))
 
-# %% ../nbs/05b_report_causes.ipynb #f1bb8326
+# %% ../nbs/05b_report_causes.ipynb #042bb597
 def _prices(rows) -> Facts:
     "What the suspects cost, in nats per token, and the levels"
     def arm(name): return dict(zip(('arm', 'weights'), name.split(', ')))
-    def cost(one, other, column='teacher_nll'):
-        return fact(paired(rows, column, arm(one), arm(other)), column, signed=True)
+    def cost(a, b, column='teacher_nll'): return fact(paired(rows, column, arm(a), arm(b)), column, signed=True)
     full, short = 'full, ours', 'short, ours'
     pairs = dict(steps=(short, full), cut=('stopped, ours', short), average=('full, released', full),
                  average_few=('short, released', short), text=('garbled-full, ours', 'full, read back'),
                  text_few=('garbled-short, ours', 'short, read back'), plain=('full, released', short))
     def at(name): return level(rows, 'teacher_nll', **arm(name))
-    known = Facts({k: cost(*pair) for k, pair in pairs.items()}, short=at(short), full=at(full))
     def one(name): return fact(level(rows, 'teacher_nll', arm=name).mean, 'teacher_nll')
-    known = Facts(known, real=one('real'), mixed=one('shuffled'))
+    known = Facts({k: cost(*pair) for k, pair in pairs.items()}, short=at(short), full=at(full), real=one('real'),
+                  mixed=one('shuffled'))
     salad = interval(x - known.real.mean for x in values_by_seed(rows, 'teacher_nll', arm(short)).values())
     def inside(name): return fact(level(rows, 'start_inside', arm=name, weights='ours').value, 'share')
     known |= dict(salad=fact(salad, 'teacher_nll')) | {f'inside_{a}': inside(a) for a in ('blocks', 'short', 'full')}
     if not any('valid' in r for r in rows): return known
     shares = dict(full_valid=full, short_valid=short, stopped_valid='stopped, ours', plain_valid='full, released')
-    return Facts(known, points=cost(*pairs['text'], 'valid'), **{k: level(rows, 'valid', **arm(v)) for k, v in shares.items()})
+    known |= {k: level(rows, 'valid', **arm(v)) for k, v in shares.items()}
+    return Facts(known, points=cost(*pairs['text'], 'valid'))
 
 # %% ../nbs/05b_report_causes.ipynb #d6c298fc
 def _judged(record) -> Facts:
