@@ -145,7 +145,7 @@ def facts(record) -> Facts: # by name
                  initial=fact(record['parameters']['decay']**record['parameters']['steps'], 'share'),
                  initial_report=fact(.9999**1000, 'share'))
 
-# %% ../nbs/05b_report_causes.ipynb #f2344baa
+# %% ../nbs/05b_report_causes.ipynb #c1cc9dbb
 ANSWER = """**The first.** Few steps cost {{steps}}; garbled text {{text:bare}}, and the over-fitted judge
 {{judge:bare}}. A suspect that the report does not name could have done it alone: sampled from the released average of
 the weights, the *fully* trained network is {{average:bare}} worse."""
@@ -160,5 +160,5 @@ def answer_figure(record): # axes
     _, (ax,) = panels(1, width=8., height=2.8)
     ax.barh(list(costs), [g.mean for g in costs.values()], xerr=[g.sd for g in costs.values()], color='C0', alpha=.75)
     for y, g in enumerate(costs.values()): ax.text(max(g.mean + g.sd, 0) + .15, y, g.number(g.mean), va='center')
-    ax.set_xlabel(f"change in nats per token ({record['corpus']})")
+    ax.set(xlabel=f"change in nats per token ({record['corpus']})", xlim=(None, 1.1*ax.get_xlim()[1]))
     return ax
