@@ -35,7 +35,7 @@ class PlainAverage(torch.optim.Optimizer):
         for mine, p in zip(model.parameters(), self.param_groups[0]['params']): mine.copy_(self.state[p]['average'])
         return model
 
-# %% ../nbs/lib/69_released.ipynb #f2244f0b
+# %% ../nbs/lib/69_released.ipynb #1552c271
 def quartile_terms(
     row:dict, # of `fit`'s history, from a loss of Diffusion-LM's terms
 ) -> dict:    # mse and loss, and both by quartile of t: mse_q0 … loss_q3
@@ -55,7 +55,7 @@ def blocks(
     "Rows as the published command of Diffusion-LM fills them (`padding_mode block`)"
     stream = ids[ids != pad_id]
     if len(stream) >= n*length: return stream[:n*length].view(n, length)
-    raise ValueError(f'{len(ids)} sentences hold {len(stream)} tokens, fewer than {n} rows of {length}: give more of them')
+    raise ValueError(f'{len(ids)} sentences hold {len(stream)} tokens, fewer than {n} rows of {length}; give more')
 
 # %% ../nbs/lib/69_released.ipynb #24d0b960
 def overfit(
