@@ -2,14 +2,13 @@
 import json
 import os
 import pty
-import re
 import shutil
 import signal
 import subprocess
 import time
 
 import pytest
-from helpers import REAL_TEXT, ROOT, call, checkout_at, code_of, environment, judging, needs_real_text, outputs, shifted
+from helpers import REAL_TEXT, ROOT, call, checkout_at, environment, needs_real_text, outputs
 
 NB = 'nbs/05_anchor_loss.ipynb'
 SMALL = ['-p', 'preset', 'smoke']
@@ -37,27 +36,31 @@ def test_papermill_redirected_on_a_terminal(tmp_path, untouched):
     "`papermill nb > out.ipynb` typed in a terminal: standard input is the terminal"
     main, terminal = pty.openpty()
     with open(tmp_path/'out.ipynb', 'w') as out:
-        rc = subprocess.run(['papermill', NB, *SMALL, '--no-progress-bar'], cwd=ROOT, env=environment(), stdin=terminal, stdout=out, stderr=subprocess.DEVNULL, timeout=300).returncode
+        rc = subprocess.run(['papermill', NB, *SMALL, '--no-progress-bar'], cwd=ROOT, env=environment(), stdin=terminal,
+                            stdout=out, stderr=subprocess.DEVNULL, timeout=300).returncode
     os.close(main), os.close(terminal)
     assert rc == 0 and 'preset smoke' in outputs(tmp_path/'out.ipynb')
 
 def test_papermill_with_a_dash_in_a_pipe(tmp_path, untouched):
     "`papermill nb - > out.ipynb` where standard input is a pipe"
     with open(tmp_path/'out.ipynb', 'w') as out:
-        rc = subprocess.run(['papermill', NB, '-', *SMALL, '--no-progress-bar'], cwd=ROOT, env=environment(), input=b'', stdout=out, stderr=subprocess.DEVNULL, timeout=300).returncode
+        rc = subprocess.run(['papermill', NB, '-', *SMALL, '--no-progress-bar'], cwd=ROOT, env=environment(), input=b'',
+                            stdout=out, stderr=subprocess.DEVNULL, timeout=300).returncode
     assert rc == 0 and 'preset smoke' in outputs(tmp_path/'out.ipynb')
 
 @needs_real_text
 def test_papermill_on_real_text(tmp_path, untouched):
-    done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, '-p', 'corpus', 'e2e', '--no-progress-bar', env=environment(TEXTDIFFUSION_DATA=REAL_TEXT))
+    done = call('papermill', NB, tmp_path/'out.ipynb', *SMALL, '-p', 'corpus', 'e2e', '--no-progress-bar',
+                env=environment(TEXTDIFFUSION_DATA=REAL_TEXT))
     assert done.returncode == 0, done.stderr[-2000:]
-    said = outputs(tmp_path/'out.ipynb')
-    assert 'corpus e2e (source: variable)' in said and 'teacher_nll' in said
-    assert REAL_TEXT not in (tmp_path/'out.ipynb').read_text(encoding='utf-8')
+    page = (tmp_path/'out.ipynb').read_text(encoding='utf-8')
+    assert 'corpus e2e (source: variable)' in outputs(tmp_path/'out.ipynb') and 'teacher NLL' in page
+    assert REAL_TEXT not in page
 
 # bad input ------------------------------------------------------------------------------------------------------------
 
-NAMES = [(['-p', 'lamda', '0.1'], 'lam'), (['--preset', 'tiny'], 'smoke'), (['--corpus', 'wiki'], 'restaurants-large'), (['-p', 'schedule', 'cubic'], 'cosine'), (['-p', 'arms', 'bets'], 'baseline')]
+NAMES = [(['-p', 'lamda', '0.1'], 'lam'), (['--preset', 'tiny'], 'smoke'), (['--corpus', 'wiki'], 'restaurants-large'),
+         (['-p', 'schedule', 'cubic'], 'cosine'), (['-p', 'arms', 'bets'], 'baseline')]
 VALUES = [(['-p', 'lam', '-0.1'], 'lam'), (['-p', 'steps', '0'], 'steps'), (['-p', 'factor', '0'], 'factor')]
 
 def refused(args, words, limit, **env):
@@ -112,12 +115,14 @@ def copy(tmp_path):
 @needs_real_text
 def test_the_command_on_real_text(copy):
     "The judge's checkpoints included; a smoke run is kept in .runs/, not published"
-    done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '--corpus', 'e2e', cwd=copy, env=environment(PYTHONPATH=str(copy), TEXTDIFFUSION_DATA=REAL_TEXT))
+    done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '--corpus', 'e2e', cwd=copy,
+                env=environment(PYTHONPATH=str(copy), TEXTDIFFUSION_DATA=REAL_TEXT))
     assert done.returncode == 0, done.stderr[-2000:]
     page, = copy.glob('.runs/*/page.ipynb')
-    assert 'teacher_nll' in outputs(page) and not (copy/'journal/05_anchor_loss').exists()
+    assert 'teacher NLL' in page.read_text(encoding='utf-8') and not (copy/'journal/05_anchor_loss').exists()
 
-RUN = ['textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '-p', 'arms', 'best', '-p', 'steps', '800', '-p', 'samples', '32', '-p', 'calls', '3']
+RUN = ['textdiffusion', 'run', '05_anchor_loss', '--preset', 'smoke', '-p', 'arms', 'best', '-p', 'steps', '800',
+       '-p', 'samples', '32', '-p', 'calls', '3']
 
 def the_record(root):
     found = list(root.glob('.runs/*/record.json'))
@@ -140,56 +145,23 @@ def test_kill_and_resume(copy, tmp_path_factory):
     assert resumed['attempts'] == 2
     assert not list(copy.glob('.runs/*/checkpoints/*/*'))                   # a finished run loses its checkpoints
     whole = tmp_path_factory.mktemp('whole')
-    for name in ('nbs', 'textdiffusion', 'journal', 'settings.ini'): (shutil.copytree if (copy/name).is_dir() else shutil.copy)(copy/name, whole/name)
+    for name in ('nbs', 'textdiffusion', 'journal', 'settings.ini'):
+        (shutil.copytree if (copy/name).is_dir() else shutil.copy)(copy/name, whole/name)
     done = call(*RUN, cwd=whole, env=environment(PYTHONPATH=str(whole)))
     assert done.returncode == 0, done.stderr[-2000:]
     undisturbed = the_record(whole)
     assert undisturbed['attempts'] == 1
-    assert resumed['final_loss'] == undisturbed['final_loss'] and resumed['weights'] == undisturbed['weights'] and resumed['rows'] == undisturbed['rows']
+    assert all(resumed[k] == undisturbed[k] for k in ('history', 'weights', 'rows'))
 
 # the other presets ----------------------------------------------------------------------------------------------------
 
 def test_the_gpu_preset_at_tiny_size(copy):
     "Its arms and widths, a few steps each, on whatever device there is; published like any run"
-    small = ['steps', '2', 'seeds', '1', 'samples', '8', 'calls', '2', 'more_calls', '2', 'exact', '8', 'teacher_steps', '4', 'arms', 'baseline,report-stop,gao,best']
-    options = [x for name, value in zip(small[::2], small[1::2]) for x in ('-p', name, value)]
-    done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'gpu', *options, cwd=copy, env=environment(PYTHONPATH=str(copy)))
+    small = dict(steps=2, seeds=1, samples=8, calls=2, teacher_steps=4, arms='baseline,report-stop,gao,best')
+    options = [x for name, value in small.items() for x in ('-p', name, value)]
+    done = call('textdiffusion', 'run', '05_anchor_loss', '--preset', 'gpu', *options, cwd=copy,
+                env=environment(PYTHONPATH=str(copy)))
     assert done.returncode == 0, done.stderr[-2000:]
     path, = (copy/'journal/05_anchor_loss').glob('*-gpu-restaurants-*.json')
     made = json.loads(path.read_text(encoding='utf-8'))
     assert {r['arm'] for r in made['rows'] if r['clamp']} >= set(made['parameters']['arms'])
-
-# what the page says ---------------------------------------------------------------------------------------------------
-
-
-def text_of(record, others=(), text=None):
-    "What the entry says of a record: beliefs, lessons, verdicts on the report's claims"
-    import math
-    import numpy as np
-    import pandas as pd
-    from textdiffusion.anchor_loss import PRESETS
-    samplers = dict.fromkeys(['ancestral', 'DDIM', 'DPM-Solver++(2M)'])
-    space = judging() | dict(math=math, np=np, pd=pd, PRESETS=PRESETS, stands=record, text=text, SAMPLERS=samplers)
-    exec(code_of(NB, 'points', 'on_clamping', 'first_beliefs', 'judge', 'better_text', 'in_short', 'reports_anchor', 'anchors', 'ranked',
-                 'on_language', 'lessons', 'elsewhere', 'about_distance', 'about_text', 'measured', until='judged = '), space)
-    said = [b['measured'] for b in space['judge'](record)] + [space['lessons'](record), space['elsewhere'](others)]
-    return '\n'.join(said + [found for found, _ in space['measured'](record, text).values()])
-
-FIXED = ('parameters', 'seed', 'calls', 't')
-STATED = {'1.3', '0.1', '0.5', '0.2', '0.01'}     # bars of the beliefs, weights of the arms
-
-def test_every_number_in_the_text_comes_from_a_record():
-    "Change the records in a copy: no measured number of the text stays as it was"
-    from textdiffusion.journal import records
-    published = [r for r in records(ROOT) if r['entry'] == '05_anchor_loss']
-    full = [r for r in published if 'over_t' in r and len(r['seeds']) >= 3 and {'report-strong', 'best'} <= set(r['parameters']['arms'])]
-    assert full, 'there is no record of all arms with three seeds'
-    real = next(r for r in reversed(published) if r['corpus'] == 'e2e' and len(r['seeds']) >= 3)
-    before, after = text_of(full[-1], published, real), text_of(shifted(full[-1], FIXED), [shifted(r, FIXED) for r in published], shifted(real, FIXED))
-    names = {n for r in published for n in re.findall(r'[\d.]+', r['name'])}
-    numbers = lambda text: re.findall(r'\d+\.\d+', text)
-    same = [(a, b) for a, b in zip(numbers(before), numbers(after)) if a == b and a not in STATED | names]
-    assert len(numbers(before)) > 60 and len(same) < .1*len(numbers(before)), same       # a rounded difference may stay by chance
-    nb = json.loads((ROOT/NB).read_text(encoding='utf-8'))
-    prose = ''.join(''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'markdown').split('## Results of this run')[1].split('## To see it again')[0]
-    assert not set(re.findall(r'(?<![\w.])\d*\.\d+', prose)) - {'.04', '.06', '.02', '.1', '2.5'}  # sampling errors of the tables, which follow from n, and Student's t of three seeds

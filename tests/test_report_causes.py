@@ -4,9 +4,12 @@ import torch
 
 from textdiffusion.corpora import load_corpus
 from textdiffusion.reading_text import repair_encoding
+from textdiffusion.garbling import garbled, misread, restored
 from textdiffusion.models import GaussianConfig, GaussianDenoiser
 from textdiffusion.objectives import diffusion_lm
-from textdiffusion.report_causes import PlainAverage, garbled, misread, report_fix, restored
+from textdiffusion.presets import settle
+from textdiffusion.released import PlainAverage
+from textdiffusion.report_causes import PRESETS, check
 from textdiffusion.training import fit, muon_adamw
 
 DATA = load_corpus('restaurants')
@@ -19,7 +22,8 @@ class Killed(RuntimeError):
 def plain_average(folder, kill_at=None):
     "The plain average of six steps of training"
     torch.manual_seed(0)
-    model, kept = GaussianDenoiser(GaussianConfig(vocab_size=DATA.vocab_size, emb_dim=8, d_model=16, n_layers=1, n_heads=2)), []
+    sizes, kept = dict(emb_dim=8, d_model=16, n_layers=1, n_heads=2), []
+    model = GaussianDenoiser(GaussianConfig(vocab_size=DATA.vocab_size, **sizes))
     def optimizer(model):
         kept[:] = [PlainAverage(model.parameters(), .9)]
         return muon_adamw(model) + kept
@@ -38,7 +42,7 @@ def test_plain_average_survives_a_kill(tmp_path):
 
 @pytest.mark.parametrize('times', [1, 2, 3])
 def test_the_repair_of_corpora_undoes_any_number_of_misreadings(times):
-    assert repair_encoding(misread('Café £20', times)) == 'Café £20' != report_fix(misread('Café £20', times))
+    assert repair_encoding(misread('Café £20', times)) == 'Café £20' != misread('Café £20', times)
 
 
 def test_garbled_batches_are_the_clean_ones_in_other_words():
@@ -56,3 +60,11 @@ def test_a_row_without_an_end_stays_without_one():
     assert DATA.eos_id not in rows[0] and torch.equal(rows[1], DATA.test[1])
 
 
+def test_a_plan_that_is_not_longer_is_refused():
+    with pytest.raises(ValueError, match='few must be smaller than steps'):
+        check(settle(PRESETS, preset='smoke', few=20), DATA)
+
+
+def test_running_text_is_refused():
+    with pytest.raises(ValueError, match='needs a corpus of sentences'):
+        check(settle(PRESETS, preset='smoke'), type('Running', (), dict(eos_id=None, name='tiny_shakespeare')))

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'ANSWER', 'report_anchor', 'stopped_anchor', 'Arm', 'arms_of', 'new_model', 'train_arm',
-           'draw_text', 'clamp_effect', 'text_facts', 'text_changes', 'facts', 'answer_figure']
+           'draw_text', 'facts', 'answer_figure']
 
-# %% ../nbs/05_anchor_loss.ipynb #12b1fd43
+# %% ../nbs/05_anchor_loss.ipynb #893e5455
 from dataclasses import dataclass
 from functools import partial
 from typing import Callable
@@ -14,16 +14,12 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
-from .judges import fit_teacher
-from .metrics import counted
 from .models import GaussianConfig, GaussianDenoiser
 from .objectives import Draw, diffusion_lm, objective, prior, stratified_t, t0_mse, token_ce, x0_mse
-from .plotting import arm_bars, denoising_strip, moments
+from .plotting import arm_bars
 from .reading import Belief, Facts, change, fact, level
-from .records import collected, thinned
-from .sampling import ancestral_step, clamp, sample
+from .sampling import sample
 from .schedules import SCHEDULES, grid, rescale, sigma
-from .scoring import evaluate, judge_row, reference_rows
 from .statistics import above, below, interval, values_by_seed, within
 from .training import fit, muon_adamw
 
@@ -51,7 +47,7 @@ def stopped_anchor(
     "The same, its gradient stopped at the table: predictions move to words, words do not move to predictions"
     return report_anchor(model, d, model.emb.detach())
 
-# %% ../nbs/05_anchor_loss.ipynb #8d534753
+# %% ../nbs/05_anchor_loss.ipynb #efaf344e
 @dataclass
 class Arm:
     "What distinguishes one arm from another, and nothing else"
@@ -60,20 +56,30 @@ class Arm:
     alpha_bar:Callable # schedule to train and to sample with
     sigma0:float       # noise on the clean embeddings
 
-# %% ../nbs/05_anchor_loss.ipynb #12d3d946
-def arms_of(lam=.1, alpha_bar=SCHEDULES['sqrt'], factor=2., emb_dim=16) -> dict[str, Arm]: # by name
-    "Every arm: the report's anchor at weights λ/10, λ and 10 λ, Gao et al.'s at 1 and 1/D, and F times the noise for the best"
-    sigma0, harder = sigma(grid(2000)[0], alpha_bar).item(), rescale(alpha_bar, factor)
-    how, no_rounding = dict(alpha_bar=alpha_bar, draw_t=stratified_t), {x0_mse: 1., t0_mse: 1., prior: 1.}
-    def plain(loss_fn, **fields): return Arm(fields, loss_fn, alpha_bar, sigma0)
-    def report(anchor, weight): return plain(diffusion_lm(extra={anchor: weight}, **how))
-    def gao(weight, **fields): return plain(objective(no_rounding | {token_ce: weight}, sigma0=sigma0, **how), **fields)
-    best = objective({token_ce: 1.}, p_self=.5, alpha_bar=harder, draw_t=stratified_t)
-    return {'baseline': plain(diffusion_lm(**how)), 'report-weak': report(report_anchor, lam/10),
+def _losses(lam, how, sigma0, emb_dim):
+    "What the arms around the baseline are trained on: `how` gives schedule and draw of t"
+    def report(anchor, weight): return diffusion_lm(extra={anchor: weight}, **how)
+    no_rounding = {x0_mse: 1., t0_mse: 1., prior: 1.}
+    def gao(weight): return objective(no_rounding | {token_ce: weight}, sigma0=sigma0, **how)
+    return {'baseline': diffusion_lm(**how), 'report-weak': report(report_anchor, lam/10),
             'report': report(report_anchor, lam), 'report-strong': report(report_anchor, 10*lam),
             'report-stop': report(stopped_anchor, 10*lam), 'gao': gao(1.), 'gao-light': gao(1/emb_dim),
-            'gao-normalised': gao(1., normalise_emb=True), 'self': plain(diffusion_lm(p_self=.5, **how), self_condition=True),
-            'best': Arm(dict(head='mean_embedding', normalise_emb=True, self_condition=True), best, harder, 0.)}
+            'gao-normalised': gao(1.), 'self': diffusion_lm(p_self=.5, **how)}
+
+# %% ../nbs/05_anchor_loss.ipynb #7d44e6f0
+def arms_of(
+    lam=.1,                       # weight of the report's anchor in `report`; a tenth and ten times it beside it
+    alpha_bar=SCHEDULES['sqrt'],  # the schedule of all but `best`
+    factor=2.,                    # by how much `best` is noisier
+    emb_dim=16,                   # D, numbers per word; `gao-light` weighs Gao et al.'s term 1/D
+) -> dict[str, Arm]:              # by name
+    "Every arm of the experiment"
+    sigma0, harder = sigma(grid(2000)[0], alpha_bar).item(), rescale(alpha_bar, factor)
+    losses = _losses(lam, dict(alpha_bar=alpha_bar, draw_t=stratified_t), sigma0, emb_dim)
+    fields = {'gao-normalised': dict(normalise_emb=True), 'self': dict(self_condition=True)}
+    arms = {name: Arm(fields.get(name, {}), loss_fn, alpha_bar, sigma0) for name, loss_fn in losses.items()}
+    best = objective({token_ce: 1.}, p_self=.5, alpha_bar=harder, draw_t=stratified_t)
+    return arms | dict(best=Arm(dict(head='mean_embedding', normalise_emb=True, self_condition=True), best, harder, 0.))
 
 # %% ../nbs/05_anchor_loss.ipynb #00b1a77e
 _cpu = dict(corpus='restaurants', seeds=1, arms=['baseline', 'best'], steps=1000, lam=.1, schedule='sqrt', factor=2.,
@@ -108,66 +114,69 @@ def train_arm(run, name, seed) -> tuple: # its Fit and its Arm
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr), seed=seed, save_every=100,
                folder=run.folder_of(f'{name}-{seed}'), name=f'{name}, seed {seed}'), arm
 
-# %% ../nbs/05_anchor_loss.ipynb #4e7b2101
-def draw_text(run, model, arm, seed, n=None, calls=None, rounding=None, **how) -> tuple: # ids (n,L) and the trace
-    "Sentences from pure noise, the same noise for the same seed however predictions are rounded; `how`: step, trace_every"
-    shape = (n or run.cfg.samples, run.corpus.seq_len, run.cfg.emb_dim) # `n` sentences, by `calls` of the denoiser
+# %% ../nbs/05_anchor_loss.ipynb #a5cef188
+def draw_text(
+    run, model, arm, seed,
+    n=None,        # sentences; None = as the run has it
+    calls=None,    # of the denoiser; None = as the run has it
+    rounding=None, # of predictions, such as `clamp(emb)`
+    **how,         # step, trace_every: as `sample` takes them
+) -> tuple:        # ids (n,L) and the trace
+    "Sentences from pure noise, the same noise for the same seed however predictions are rounded"
+    shape = (n or run.cfg.samples, run.corpus.seq_len, run.cfg.emb_dim)
     return sample(model, shape, arm.alpha_bar, calls or run.cfg.calls, round_fn=rounding, device=run.device,
                   self_condition=arm.fields.get('self_condition', False),
                   generator=torch.Generator().manual_seed(seed), **how)
 
-def clamp_effect(
-    free:Tensor,    # (B,L) tokens sampled without clamping
-    clamped:Tensor, # (B,L) tokens sampled with clamping, from the same noise
-    real:Tensor,    # (B,L) bool, positions that belong to the text of either
-) -> dict:          # shares of tokens and of sentences that differ
-    "What clamping changes in the final text"
+def _clamp_effect(free, clamped, real):
+    "Shares of the tokens (B,L) and of the texts that clamping changes, at the positions of `real` (B,L) bool"
     differs = (free != clamped) & real
-    return dict(tokens_changed=(differs.sum()/real.sum().clamp(min=1)).item(), texts_changed=differs.any(1).float().mean().item())
+    tokens, texts = differs.sum()/real.sum().clamp(min=1), differs.any(1).float().mean()
+    return dict(tokens_changed=tokens.item(), texts_changed=texts.item())
 
-# %% ../nbs/05_anchor_loss.ipynb #f597a7ed
-# what the sentences of this page, of the front page and of the claims take their numbers from
-def text_facts(rows) -> Facts: # in nats per token
+# %% ../nbs/05_anchor_loss.ipynb #940f1448
+def _text_facts(rows) -> Facts: # in nats per token
     "The facts of a record on real text: prices under the judge"
     def price(arm): return change(rows, 'teacher_nll', arm, 'baseline', clamp='off')
     def at(arm, clamp=''): return level(rows, 'teacher_nll', arm=arm, clamp=clamp)
     return Facts(e2e_best=price('best'), e2e_report=price('report'), e2e_level=at('best', 'off'), e2e_real=at('real'),
                  e2e_grams=at('5-gram'))
 
-def text_changes(rows) -> Facts: # shares of texts
+def _text_changes(rows) -> Facts: # shares of texts
     "How many texts clamping still changes, and what the strong anchor costs under the judge"
     def changed(arm): return level(rows, 'texts_changed', arm=arm, clamp='off')
     return Facts(changed_base=changed('baseline'), changed_strong=changed('report-strong'), changed_gao=changed('gao'),
                  fewer_changed=change(rows, 'texts_changed', 'report-strong', 'baseline', clamp='off'),
                  price_strong=change(rows, 'teacher_nll', 'report-strong', 'baseline', clamp='off'))
 
-# %% ../nbs/05_anchor_loss.ipynb #8946f09a
+# %% ../nbs/05_anchor_loss.ipynb #5dadd24d
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     rows = record['rows']
-    if not any('valid' in r for r in rows): return text_facts(rows)
+    if not any('valid' in r for r in rows): return _text_facts(rows)
     def gain(arm, other='baseline'): return change(rows, 'valid', arm, other, clamp='off')
     def valid(arm, clamp='off'): return level(rows, 'valid', arm=arm, clamp=clamp)
     base, own, best = (values_by_seed(rows, 'valid', dict(arm=a, clamp='off')) for a in ('baseline', 'self', 'best'))
     half = interval(own[s] - best[s]/2 - base[s]/2 for s in own if s in best)
-    return Facts(text_changes(rows), base=valid('baseline'), report_level=valid('report'), gao_level=valid('gao'),
+    return Facts(_text_changes(rows), base=valid('baseline'), report_level=valid('report'), gao_level=valid('gao'),
         own_level=valid('self'), best_level=valid('best'), clamped_best=valid('best', 'on'),
         report_weak=gain('report-weak'), report=gain('report'), report_strong=gain('report-strong'),
         stop=gain('report-stop', 'report-strong'), gao=gain('gao'), gao_light=gain('gao-light'), own=gain('self'),
         best=gain('best'), beyond_own=gain('best', 'self'), more_than_half=fact(half, 'valid', signed=True),
-        ratio=fact(interval(best[s]/max(base[s], 1e-9) for s in best if s in base)), grams=level(rows, 'valid', arm='5-gram'),
-        clamped_cost=level(rows, 'nll_minus_entropy', arm='best', clamp='on'),
+        ratio=fact(interval(best[s]/max(base[s], 1e-9) for s in best if s in base)),
+        grams=level(rows, 'valid', arm='5-gram'), clamped_cost=level(rows, 'nll_minus_entropy', arm='best', clamp='on'),
         new_best=level(rows, 'new', arm='best', clamp='off'), new_real=level(rows, 'new', arm='real'))
 
-# %% ../nbs/05_anchor_loss.ipynb #c6880d2f
-ANSWER = """**Not by itself.** Of sampled sentences {{base}} are whole without an anchor, {{report_level}} with the report's squared
-distance and {{gao_level}} with Gao et al.'s cross-entropy. What pays is showing the model its previous guess: {{own_level}};
-with three more changes {{best_level}}."""
+# %% ../nbs/05_anchor_loss.ipynb #4beea775
+ANSWER = """**Not by itself.** Of sampled sentences {{base}} are whole without an anchor, {{report_level}} with the
+report's squared distance and {{gao_level}} with Gao et al.'s cross-entropy. What pays is showing the model its previous
+guess: {{own_level}}; with three more changes {{best_level}}."""
 
 def answer_figure(record): # axes; of a record on an oracle language
     "Valid sentences by arm, unclamped and clamped"
     words = dict(off='as predicted', on='clamped')
     ours = [dict(r, sampling=words[r['clamp']]) for r in record['rows'] if r['clamp'] in words]
-    ax = arm_bars(ours, 'valid', [r for r in record['rows'] if r['arm'] in ('real', '3-gram', '5-gram')], hue='sampling')
+    references = [r for r in record['rows'] if r['arm'] in ('real', '3-gram', '5-gram')]
+    ax = arm_bars(ours, 'valid', references, hue='sampling')
     ax.tick_params(axis='x', rotation=25)
     return ax

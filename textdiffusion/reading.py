@@ -34,7 +34,7 @@ UNITS = dict.fromkeys(['valid', 'new', 'distinct', 'accuracy', 'wrong', 'changed
 UNITS |= dict.fromkeys(['nll', 'nll_minus_entropy'], Unit('nats per sentence'))
 UNITS |= dict.fromkeys(['bound', 'teacher_nll'], _nats)
 UNITS |= dict(unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words', 1, 1), copy=Unit('words', 1, 1),
-              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit())
+              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit(), distance=Unit('word spacings'))
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
 class Fact(NamedTuple):
