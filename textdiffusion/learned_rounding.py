@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'ddpm', 'CHANGES', 'LADDER', 'PRESETS', 'DRIFT', 'NAMED', 'OF_SOURCE', 'ANSWER', 'LearnedEmbedding',
            'LearnedRounding', 'fit_rounding', 'TinyTransformer', 'Denoiser', 'blind_loss', 'collapse', 'cosine_scores',
-           'l2_scores', 'dot_scores', 'roundings_of', 'Arm', 'arms_of', 'build', 'check', 'read_corpus', 'ddpm_step',
-           'train_arm', 'end_vectors', 'text_facts', 'facts', 'answer_figure']
+           'l2_scores', 'dot_scores', 'roundings_of', 'Arm', 'arms_of', 'build', 'check', 'read_corpus', 'train_arm',
+           'end_vectors', 'facts', 'answer_figure']
 
 # %% ../nbs/04_learned_rounding.ipynb #74e765d0
 from collections.abc import Callable
@@ -48,16 +48,15 @@ class LearnedEmbedding(nn.Module):
         "The table in use"
         return F.layer_norm(self.weight, self.weight.shape[-1:], eps=1e-12) if self.normalise else self.weight
 
-# %% ../nbs/04_learned_rounding.ipynb #bf60f4ff
+# %% ../nbs/04_learned_rounding.ipynb #f8f5fd96
 class LearnedRounding(nn.Linear):
     "The source's rounding: Linear(D, V) with bias"
-    def decode(self, x, emb=None):
-        "(…,D) vectors to (…,V) scores; the table is not used"
-        return self(x)
+    def decode(self, x, emb=None): "(…,D) vectors to (…,V) scores; the table is not used"; return self(x)
 def fit_rounding(
     rounding:nn.Module, # with `decode`; trained in place
     emb, ids,           # the table, left alone; and text, for how often each word occurs
-    steps:int=200, lr:float=.05, # of Adam, each over all V words
+    steps:int=200,      # of Adam, each over all V words
+    lr:float=.05        # its learning rate
 ) -> float:             # cross-entropy at the end, nats per token
     "Train a rounding on clean vectors: V points, whatever the length of the text"
     emb, words = emb.detach(), torch.arange(len(emb), device=emb.device)
@@ -126,19 +125,19 @@ def collapse(ids, corpus) -> dict[str, float]: # top, begin_first and begin_anyw
     begins = (ids == corpus.bos_id).double()
     return row | dict(begin_first=begins[:, 0].mean().item(), begin_anywhere=begins.mean().item())
 
-# %% ../nbs/04_learned_rounding.ipynb #d4fe8a9b
-def cosine_scores(x, emb) -> Tensor: # (…,D) vectors to (…,V) scores in [-1,1]
+# %% ../nbs/04_learned_rounding.ipynb #da340ffb
+def cosine_scores(x, emb # (…,D) vectors
+               ) -> Tensor: # (…,V) in [-1,1]
     "Cosine similarity with each word"
     return F.normalize(x, dim=-1) @ F.normalize(emb, dim=-1).T
-
-def l2_scores(x, emb) -> Tensor: # (…,D) vectors to (…,V) scores, largest for the nearest word
+def l2_scores(x, emb # (…,D) vectors
+               ) -> Tensor: # (…,V), largest for the nearest word
     "Half the squared distance to each word, negative, up to a constant per vector"
     return x @ emb.T - emb.square().sum(-1)/2
-
-def dot_scores(x, emb) -> Tensor: # (…,D) vectors to (…,V) scores
+def dot_scores(x, emb # (…,D) vectors
+               ) -> Tensor: # (…,V)
     "Dot product with each word: long vectors are preferred"
     return x @ emb.T
-
 def roundings_of(model, ids) -> dict[str, Callable]: # name -> x -> scores
     "Five roundings with one table: the system's own first; the bias of the tied one is fitted to the table"
     emb = model.emb.detach()
@@ -168,7 +167,7 @@ class Arm:
         denoising = {x0_mse: 1., t0_mse: 1.} if self.x0 else {eps_mse: 1.}
         return denoising | {token_ce if self.ce else decoder_nll: weight*self.weight}
 
-# %% ../nbs/04_learned_rounding.ipynb #fbdaa778
+# %% ../nbs/04_learned_rounding.ipynb #c2dd95f5
 CHANGES = dict(positions=True, head=True, scale=True, x0=True, ce=True, noise=2., mean=True)
 LADDER = ['source', *list(CHANGES)[:-1], 'all']
 def arms_of() -> dict[str, Arm]: # by name
@@ -176,8 +175,9 @@ def arms_of() -> dict[str, Arm]: # by name
     ladder = {name: dict(list(CHANGES.items())[:k]) for k, name in enumerate(LADDER)}
     every, start = ladder['all'], dict(pretrained=True, frozen=False)
     less = {f'no-{k}': every | {k: False} for k in ('positions', 'head', 'scale', 'ce')}
-    for k in ('source', 'all'): less |= {f'{k}-weak': ladder[k] | dict(weight=.1), f'{k}-strong': ladder[k] | dict(weight=10.)}
-    less |= {'source-tuned': start, 'tuned': every | start, 'frozen': every | dict(pretrained=True, frozen=True)}
+    less |= {f'{k}-weak': ladder[k] | dict(weight=.1) for k in ('source', 'all')}
+    less |= {f'{k}-strong': ladder[k] | dict(weight=10.) for k in ('source', 'all')}
+    less |= {'source-tuned': start, 'tuned': every | start, 'frozen': every | start | dict(frozen=True)}
     return {k: Arm(**v) for k, v in (ladder | less).items()}
 def build(arm, corpus, cfg, pretrained:Tensor|None=None # (V,D') the language model's table
           ) -> Denoiser: # untrained; without layers in and out the network is as wide as the vectors
@@ -205,7 +205,7 @@ PRESETS = dict(cpu=_cpu, smoke=_cpu | _tiny | dict(arms=_all, batch_size=8, sour
                     on={}, d_model=256, ffn=2048, dropout=.1, pieces=4096, batch_size=64, lr=3e-3, muon_lr=4e-3))
 DRIFT = dict(tol=dict(valid=.08, top=.06, kl=.3, teacher_nll=.4))     # three standard errors of 512 samples
 
-# %% ../nbs/04_learned_rounding.ipynb #bc5404b4
+# %% ../nbs/04_learned_rounding.ipynb #b17b18b9
 from types import SimpleNamespace
 from .corpora import bpe_tokenizer, load_corpus
 from .sampling import mean_of_scores, sample, spaced
@@ -213,19 +213,19 @@ from .schedules import posterior
 from .training import Fit, fit, muon_adamw
 def check(cfg, corpus) -> None:
     "Refuse what one parameter asks of another: the source's network is as wide as its vectors"
-    for width in (cfg.embed_dim, *getattr(cfg, 'widths', ())):
-        if width % cfg.heads: raise ValueError(f'embed_dim and widths must be multiples of {cfg.heads}, not {width}')
+    if cfg.embed_dim % cfg.heads: raise ValueError(f'embed_dim must be a multiple of {cfg.heads}, not {cfg.embed_dim}')
 def read_corpus(run) -> None:
     "Check the parameters and load the text of a run, real text in `pieces` byte pairs"
     cfg = run.cfg
     pieces = None if cfg.corpus.startswith('restaurants') else partial(bpe_tokenizer, vocab_size=cfg.pieces)
-    run.corpus = load_corpus(cfg.corpus, cfg.seq_len, tokenizer=pieces, data_dir=cfg.data_dir or None).to(run.device)
+    run.corpus = load_corpus(cfg.corpus, cfg.seq_len, tokenizer=pieces, data_dir=getattr(cfg, 'data_dir', None) or None)
+    run.corpus = run.corpus.to(run.device)
     check(cfg, run.corpus)
-def ddpm_step(x_t, x0_hat, ab_t, ab_s, noise, previous=None) -> Tensor: # x_s; arguments as of `ancestral_step`
+def _ddpm_step(x_t, x0_hat, ab_t, ab_s, noise, previous=None) -> Tensor: # x_s; arguments as of `ancestral_step`
     "A step with the larger of DDPM's two variances, β, as the source samples [Ho et al. 2020, §3.2]"
     return posterior(x0_hat, x_t, ab_t, ab_s)[0] + (ab_s < 1)*(1-ab_t/ab_s)**.5 * noise
 
-# %% ../nbs/04_learned_rounding.ipynb #de8ea310
+# %% ../nbs/04_learned_rounding.ipynb #1c39199a
 def train_arm(run, arm, seed, name, table:Tensor|None=None, # (V,D') of the language model, where an arm starts from it
               **changes # of the parameters, such as steps
               ) -> Fit: # its checkpoints lie in the folder `name`
@@ -238,15 +238,15 @@ def train_arm(run, arm, seed, name, table:Tensor|None=None, # (V,D') of the lang
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr), save_every=100,
                folder=run.folder_of(name), name=name)
 def end_vectors(run, model, arm, seed, n:int, # sentences
-                **how # steps, step: arguments of `sample`
-                ) -> Tensor: # (n,L,D)
+                **how) -> Tensor: # arguments of `sample`, such as steps and step
+    # (n,L,D)
     "What the sampler ends with, before any rounding; the same seed means the same noise"
     how = dict(steps=run.cfg.calls, times=partial(spaced, T=arm.T), decode=lambda x, scores: x) | how
     if arm.mean: how['round_fn'] = mean_of_scores(model.emb.detach())
-    draws, rest = [(i, torch.Generator().manual_seed(1000*seed + i)) for i in range(0, n, 128)], model.emb.shape[1:]
-    return torch.cat([sample(model, (min(128, n-i), run.corpus.seq_len, *rest), arm.alpha_bar, generator=g, **how)[0] for i, g in draws])
+    return torch.cat([sample(model, (min(128, n-i), run.corpus.seq_len, model.emb.shape[1]), arm.alpha_bar, **how,
+                             generator=torch.Generator().manual_seed(1000*seed + i))[0] for i in range(0, n, 128)])
 
-# %% ../nbs/04_learned_rounding.ipynb #850b458c
+# %% ../nbs/04_learned_rounding.ipynb #c812b3d7
 from .plotting import panels
 NAMED = dict(best='all', noise='noise', ce='ce', x0='x0', three='3-gram', lm='language model') # fact -> arm
 OF_SOURCE = ['top', 'eps_loss', 'blind', 'look_up', 'optimal', 'clean_nats', 'end_times', 'of_blind', 'over_lookup',
@@ -257,18 +257,18 @@ def _often(rows):
     real = level(rows, 'top', arm='real').mean
     return fact(interval(v/real for v in values_by_seed(rows, 'top', dict(arm='source')).values()))
 
-def text_facts(rows) -> Facts: # in nats per token under the judge
+def _text_facts(rows) -> Facts: # in nats per token under the judge
     "The facts of a record on real text"
     def price(arm, other): return change(rows, 'teacher_nll', arm, other)
     return Facts(text_often=_often(rows), text_less=price('source', 'all'), text_tuned=price('tuned', 'all'),
                  text_frozen=price('frozen', 'all'), text_best=level(rows, 'teacher_nll', arm='all'),
                  text_grams=level(rows, 'teacher_nll', arm='3-gram'))
 
-# %% ../nbs/04_learned_rounding.ipynb #1753fe15
+# %% ../nbs/04_learned_rounding.ipynb #756d3a9f
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     rows, arms = record['rows'], record['parameters']['arms']
-    if not any('valid' in r for r in rows): return text_facts(rows)
+    if not any('valid' in r for r in rows): return _text_facts(rows)
     def own(column, unit='valid', arm='source', signed=False):
         return fact(estimate(rows, column, arm=arm), unit, signed)
     def over(arm, other='all'): return change(rows, 'valid', arm, other)
@@ -282,13 +282,13 @@ def facts(record) -> Facts: # by name
         choice_all=own('choice', arm='all', signed=True), choice_most=max(choices, key=lambda g: abs(g.mean)),
         choice_gain=max(choices, key=lambda g: g.mean), top_there=level(rows, 'top', arm='source, as there'),
         order=own('order', 'top', signed=True), over_nearest=own('over_nearest', signed=True), weak=over('all-weak'),
-        joint=over('noise', 'no-ce, plain'), strong=over('all-strong'), step_noise=over('noise', 'ce'),
+        joint=over('noise', 'no-ce, plain'), strong=over('all-strong'),
         frozen_cosine=own('valid_cosine', arm='frozen'), sooner=change(rows, 'quarter_ce', 'tuned', 'all'))
 
-# %% ../nbs/04_learned_rounding.ipynb #df85f660
-ANSWER = """**No.** Read by the learned map or by cosine, {{source_learned:mean}} of the source's sentences are valid. Its
-losses look good because each asks an easy question: the noise of small vectors, and the names of clean ones. Changes
-to the network, its target, its loss and its noise bring {{best}}, whichever way the vectors are read."""
+# %% ../nbs/04_learned_rounding.ipynb #6d240ba7
+ANSWER = """**No.** Read by the learned map or by cosine, {{source_learned:mean}} of the source's sentences are
+valid. Its losses look good because each asks an easy question: the noise of small vectors, and the names of clean ones.
+Changes to the network, its target, its loss and its noise bring {{best}}, whichever way the vectors are read."""
 def answer_figure(record): # figure
     "Left: valid sentences as changes are added, read in two ways; right: ε-losses beside three yardsticks"
     rows, (fig, (left, right)) = record['rows'], panels(2, width=5., height=3.5)
