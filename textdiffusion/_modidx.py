@@ -1072,4 +1072,7 @@ d = { 'settings': { 'branch': 'main',
                                             'textdiffusion.weight_tying.tied_ce': ( 'weight_tying.html#tied_ce',
                                                                                     'textdiffusion/weight_tying.py'),
                                             'textdiffusion.weight_tying.untied_ce': ( 'weight_tying.html#untied_ce',
-                                                                                      'textdiffusion/weight_tying.py')}}}
+                                                                                      'textdiffusion/weight_tying.py')},
+            'textdiffusion.width': { 'textdiffusion.width.answer_figure': ('width.html#answer_figure', 'textdiffusion/width.py'),
+                                     'textdiffusion.width.facts': ('width.html#facts', 'textdiffusion/width.py'),
+                                     'textdiffusion.width.source_gigabytes': ('width.html#source_gigabytes', 'textdiffusion/width.py')}}}

@@ -167,7 +167,7 @@ class Arm:
         denoising = {x0_mse: 1., t0_mse: 1.} if self.x0 else {eps_mse: 1.}
         return denoising | {token_ce if self.ce else decoder_nll: weight*self.weight}
 
-# %% ../nbs/04_learned_rounding.ipynb #c2dd95f5
+# %% ../nbs/04_learned_rounding.ipynb #1e3e4422
 CHANGES = dict(positions=True, head=True, scale=True, x0=True, ce=True, noise=2., mean=True)
 LADDER = ['source', *list(CHANGES)[:-1], 'all']
 def arms_of() -> dict[str, Arm]: # by name
@@ -175,8 +175,7 @@ def arms_of() -> dict[str, Arm]: # by name
     ladder = {name: dict(list(CHANGES.items())[:k]) for k, name in enumerate(LADDER)}
     every, start = ladder['all'], dict(pretrained=True, frozen=False)
     less = {f'no-{k}': every | {k: False} for k in ('positions', 'head', 'scale', 'ce')}
-    less |= {f'{k}-weak': ladder[k] | dict(weight=.1) for k in ('source', 'all')}
-    less |= {f'{k}-strong': ladder[k] | dict(weight=10.) for k in ('source', 'all')}
+    less |= {k + w: ladder[k] | dict(weight=x) for k in ('source', 'all') for w, x in [('-weak', .1), ('-strong', 10.)]}
     less |= {'source-tuned': start, 'tuned': every | start, 'frozen': every | start | dict(frozen=True)}
     return {k: Arm(**v) for k, v in (ladder | less).items()}
 def build(arm, corpus, cfg, pretrained:Tensor|None=None # (V,D') the language model's table
