@@ -149,9 +149,11 @@ def test_widths(tmp_path):
     assert {r['arm'] for r in smoke_run(tmp_path, '04b_width')['rows']} == {16, 32}
 
 BAD = [(['-p', 'step', '3'], ['step', 'steps']), (['--corpus', 'shakespeare'], ['tiny_shakespeare']),
-       (['-p', 'arms', 'sauce'], ['source']), (['-p', 'arms', 'noise'], ['source']), (['-p', 'samples', '0'], ['samples']),
+       (['-p', 'arms', 'sauce'], ['source']), (['-p', 'arms', 'noise'], ['source']),
+       (['-p', 'samples', '0'], ['samples']),
        (['-p', 'embed_dim', '0'], ['embed_dim']), (['-p', 'embed_dim', '30'], ['embed_dim', 'multiple']),
-       (['-p', 'rounding_weight', 'much'], ['rounding_weight']), (['-p', 'rounding_weight', '-1.'], ['rounding_weight']),
+       (['-p', 'rounding_weight', 'much'], ['rounding_weight']),
+       (['-p', 'rounding_weight', '-1.'], ['rounding_weight']),
        (['-p', 'init_from_pretrained', 'yes'], ['init_from_pretrained', 'True'])]
 
 @pytest.mark.parametrize('args, words', BAD, ids=lambda x: ' '.join(x))
