@@ -30,7 +30,11 @@ class Unit(NamedTuple):
 
 _share, _nats = Unit('%', 100, 0), Unit('nats per token')
 UNITS = dict.fromkeys(['valid', 'new', 'distinct', 'accuracy', 'wrong', 'changed', 'copy_share', 'texts_changed',
-                       'tokens_changed', 'distinct_1', 'distinct_2', 'distinct_3', 'sensitivity', 'share'], _share)
+                       'tokens_changed', 'distinct_1', 'distinct_2', 'distinct_3', 'sensitivity', 'share', 'top',
+                       'order', 'direction', 'end_direction', 'over_nearest'], _share)
+UNITS |= dict.fromkeys(['eps_loss', 'blind', 'look_up', 'optimal', 'over_lookup'], Unit('', 1, 3))
+UNITS |= dict(kl=Unit('nats'), clean_nats=Unit('nats per token', 1, 4), quarter_ce=_nats, token_ce=_nats,
+              end_times=Unit('', 1, 0))
 UNITS |= dict.fromkeys(['nll', 'nll_minus_entropy'], Unit('nats per sentence'))
 UNITS |= dict.fromkeys(['bound', 'teacher_nll'], _nats)
 UNITS |= dict(unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words', 1, 1), copy=Unit('words', 1, 1),
