@@ -214,10 +214,10 @@ def _lost_facts(record, name, calls):
                  sampler=fact(interval(best.mean/v for v in own), 'share'), share=at('baseline', 'share'))
     return {f'{k}_{name}': v for k, v in found.items()}
 
-# %% ../nbs/06_masked_diffusion.ipynb #0969e333
-ANSWER = """**At few calls nearly all of it is the sampler's.** Even a perfect denoiser writes only {{perfect_few}}
-whole sentences in 4 calls and {{perfect_many}} in 29; a trained network reaches {{share_few}} and {{share_many}} of
-that. Of the nats lost, {{sampler_few}} are the sampler's at 4 calls, {{sampler_many}} at 29."""
+# %% ../nbs/06_masked_diffusion.ipynb #a1e52c70
+ANSWER = """**At few calls nearly all of it is the sampler's.** Even a perfect denoiser writes only {{perfect_few}} whole
+sentences in 4 calls and {{perfect_many}} in 29; a trained network reaches {{share_few}} and {{share_many}} of that.
+Of the nats lost, {{sampler_few}} are the sampler's at 4 calls, {{sampler_many}} at 29."""
 
 def answer_figure(record) -> object: # axes; of a record on an oracle language
     "Nats lost per sentence at each number of calls: the sampler's part and the network's"
@@ -228,7 +228,8 @@ def answer_figure(record) -> object: # axes; of a record on an oracle language
         ax.bar(calls, f['network_here'].mean, bottom=f['lost_here'].mean, color='C0', label='' if i else 'the network')
         top = f['lost_here'].mean + f['network_here'].mean
         ax.annotate(f"{f['sampler_here'].mean:.0%} the sampler's", (i, top + .1), ha='center', fontsize=9)
-    ax.set(xlabel='calls of the denoiser for one sentence', ylabel='nats lost per sentence'), ax.legend(frameon=False)
+    ax.set(xlabel='calls of the denoiser for one sentence', ylabel='nats lost per sentence'), ax.margins(y=.1)
+    ax.legend(frameon=False)
     return ax
 
 # %% ../nbs/06_masked_diffusion.ipynb #4972baf4
