@@ -7,8 +7,7 @@ __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'ANSWER', 'first_place', 'blank', 'who
            'posterior_gap', 'new_model', 'train_masked', 'draw_text', 'scored', 'HeldOut', 'bound_on', 'held_out',
            'share_figure', 'answer_figure', 'facts']
 
-# %% ../nbs/06_masked_diffusion.ipynb #ae4a9701
-import math
+# %% ../nbs/06_masked_diffusion.ipynb #65c8c852
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -156,7 +155,7 @@ def scored(
     exact = oracle_scores(ids, corpus) | dict(whole=whole(ids, corpus).double().mean().item()) if corpus.grammar else {}
     return evaluate(ids, corpus, judge, n) | exact | dict(drawn=len(ids))
 
-# %% ../nbs/06_masked_diffusion.ipynb #f7a3bc50
+# %% ../nbs/06_masked_diffusion.ipynb #bafc5c14
 class HeldOut(NamedTuple):
     "Sentences (n,L); on an oracle language, (n,) nats, their exact price and what the masks of a bound add by chance"
     ids:Tensor
@@ -164,19 +163,18 @@ class HeldOut(NamedTuple):
     luck:Tensor|float = 0.
 
 def bound_on(
-    run, model,   # the run, and a denoiser
-    held:HeldOut, # from `held_out`
-) -> Tensor:      # (n,) nats per sentence
+    held:HeldOut, run, model, # held-out text, the run, a denoiser
+) -> Tensor: # (n,) nats per sentence
     "The bound on held-out text, without the luck of the draw"
-    mask_id, keep = run.corpus.mask_id, first_place(run.corpus)
-    return masked_nelbo(model, held.ids, mask_id, draws=run.cfg.draws, keep=keep) - held.luck
+    how = dict(draws=run.cfg.draws, keep=first_place(run.corpus))
+    return masked_nelbo(model, held.ids, run.corpus.mask_id, **how) - held.luck
 
 def held_out(run) -> HeldOut: # of its first `held` sentences
     "What every bound of a run is measured on"
     corpus, plain = run.corpus, HeldOut(run.corpus.test[:run.cfg.held])
-    price = exact_nll(plain.ids, corpus) if corpus.grammar else 0.
-    luck = bound_on(run, masked_oracle(corpus), plain) - price if corpus.grammar else 0.
-    return plain._replace(price=price, luck=luck)
+    if not corpus.grammar: return plain
+    price = exact_nll(plain.ids, corpus)
+    return HeldOut(plain.ids, price, bound_on(plain, run, masked_oracle(corpus)) - price)
 
 # %% ../nbs/06_masked_diffusion.ipynb #acc737d9
 def share_figure(record) -> object: # axes; of a record on an oracle language
@@ -195,14 +193,14 @@ def share_figure(record) -> object: # axes; of a record on an oracle language
     ax.minorticks_off(), ax.legend(frameon=False, loc='upper left')
     return ax
 
-# %% ../nbs/06_masked_diffusion.ipynb #6057d4da
+# %% ../nbs/06_masked_diffusion.ipynb #0faa9462
 def _least_sure(rows, calls):
     "The network's share of the ceiling where its interval, with the sampling error of the ceiling, reaches lowest"
     def share(c):
         best = next(r for r in rows if r['arm'] == 'perfect' and r['calls'] == c)
         g = estimate(rows, 'share', arm='baseline', calls=c)
-        error = 1.96*((1-best['whole'])/best['whole']/best['drawn'])**.5 if best['whole'] else math.inf
-        return g._replace(half=math.hypot(g.half, error*g.mean))
+        error = 1.96*((1-best['whole'])/best['whole']/best['drawn'])**.5 if best['whole'] else float('inf')
+        return g._replace(half=(g.half**2 + (error*g.mean)**2)**.5)
     return min(map(share, calls), key=lambda g: g.mean - g.half)
 
 def _lost_facts(record, name, calls):
@@ -214,10 +212,10 @@ def _lost_facts(record, name, calls):
                  sampler=fact(interval(best.mean/v for v in own), 'share'), share=at('baseline', 'share'))
     return {f'{k}_{name}': v for k, v in found.items()}
 
-# %% ../nbs/06_masked_diffusion.ipynb #a1e52c70
-ANSWER = """**At few calls nearly all of it is the sampler's.** Even a perfect denoiser writes only {{perfect_few}} whole
-sentences in 4 calls and {{perfect_many}} in 29; a trained network reaches {{share_few}} and {{share_many}} of that.
-Of the nats lost, {{sampler_few}} are the sampler's at 4 calls, {{sampler_many}} at 29."""
+# %% ../nbs/06_masked_diffusion.ipynb #e175af84
+ANSWER = """**At few calls nearly all of it is the sampler's.** Even a perfect denoiser writes only {{perfect_few}}
+whole sentences in 4 calls and {{perfect_many}} in 29; a trained network reaches {{share_few}} and {{share_many}}
+of that. Of the nats lost, {{sampler_few}} are the sampler's at 4 calls, {{sampler_many}} at 29."""
 
 def answer_figure(record) -> object: # axes; of a record on an oracle language
     "Nats lost per sentence at each number of calls: the sampler's part and the network's"
