@@ -39,6 +39,8 @@ UNITS |= dict.fromkeys(['nll', 'nll_minus_entropy'], Unit('nats per sentence'))
 UNITS |= dict.fromkeys(['bound', 'teacher_nll'], _nats)
 UNITS |= dict(unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words', 1, 1), copy=Unit('words', 1, 1),
               seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit(), distance=Unit('word spacings'))
+UNITS |= dict(whole=_share, excess=Unit('nats per sentence'), lost=Unit('nats per sentence'),
+              gap_nats=Unit('nats per hidden place', 1, 3))
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
 class Fact(NamedTuple):
