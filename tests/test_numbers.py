@@ -47,7 +47,7 @@ def said_by_06c(rec):
 
 ARITHMETIC = ('e^0.656', 'e^1.85')      # of the report's own numbers
 
-@pytest.mark.parametrize('name, said, least', [('01_bart_x0', said_by_01, 30), ('02_weight_tying', said_by_02, 20), ('05b_report_causes', said_by_05b, 15), ('06b_character_diffusion', said_by_06b, 3), ('06c_pretrained_masks', said_by_06c, 20)])
+@pytest.mark.parametrize('name, said, least', [('02_weight_tying', said_by_02, 20), ('05b_report_causes', said_by_05b, 15), ('06b_character_diffusion', said_by_06b, 3), ('06c_pretrained_masks', said_by_06c, 20)])
 def test_every_sentence_with_a_number_follows_the_record(name, said, least):
     rec = pinned(name, root=ROOT)
     def sentences(rec): return {line for text in said(rec) for line in str(text).split('\n') if re.search(r'\d+\.\d+|\d %|\d%', line) and 'We were wrong' not in line and not line.startswith(ARITHMETIC)}
