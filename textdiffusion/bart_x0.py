@@ -97,7 +97,7 @@ class ConvUNet(nn.Module):
             if i < 2: h = F.avg_pool1d(kept.append(h) or h, 2, ceil_mode=True)
         return self.out(h).mT
 
-# %% ../nbs/01_bart_x0.ipynb #e93241f0
+# %% ../nbs/01_bart_x0.ipynb #86a4e753
 @dataclass
 class Arm:
     "What distinguishes one arm from another, and nothing else"
@@ -123,7 +123,7 @@ def built(
     return model, objective(({eps_mse: 1.} if arm.eps else terms) | {x0_cosine: 0.}, alpha_bar=cosine, draw_t=grid_t,
                             sigma0=0. if arm.terms is None else SIGMA0)
 
-# %% ../nbs/01_bart_x0.ipynb #a2ecf37c
+# %% ../nbs/01_bart_x0.ipynb #70cef4bf
 _cpu = dict(corpus='restaurants', seeds=1, arms=['encoder', 'words', 'unet'], steps=500, pretrain_steps=500,
             seq_len=None, vocab_size=1024, width=128, layers=3, heads=4, batch_size=32, lr=1e-3, patience=None,
             bf16=None, written=48, rows=128, fitted_rows=2000, on={'wikitext2': dict(seq_len=32)})
@@ -140,7 +140,7 @@ def check(cfg, corpus) -> None:
     "Raise a ValueError where `base_model` is no BART, or does not fit its tokenizer and the window"
     check_base(cfg)
 
-# %% ../nbs/01_bart_x0.ipynb #545952cf
+# %% ../nbs/01_bart_x0.ipynb #fa06988d
 def learning(cfg): # model -> optimisers
     "How an arm learns: a fresh network at `lr`, BART's weights at the source's rate, a table at ten times that"
     lr = 5e-5 if cfg.base_model else cfg.lr
@@ -160,7 +160,7 @@ def train_arm(
                patience=cfg.patience, autocast=torch.bfloat16 if cfg.bf16 else None,
                folder=run.folder_of(f'{name}-{seed}'), name=f'{name}, seed {seed}')
 
-# %% ../nbs/01_bart_x0.ipynb #f8a10c56
+# %% ../nbs/01_bart_x0.ipynb #de9adee4
 def announce(run, arm) -> None:
     "Say what will be done, and how long that takes here, from a few steps of one arm"
     cfg, data = run.cfg, run.corpus
@@ -181,7 +181,7 @@ def levels_row(
     return row | {f'right_{i}': at[i]['right_distance'] for i in (0, 500, 1500)} | {
         f'cosine_{i}': at[i]['cosine'] for i in (500, 1500)}
 
-# %% ../nbs/01_bart_x0.ipynb #1cc4bafd
+# %% ../nbs/01_bart_x0.ipynb #0ddff47c
 BY_POSITION, WRITER = 'position by position', "BART's decoder"
 RAW, DEMO = WRITER + ', shown raw', WRITER + ", shown raw at the source's scale"
 SCALED = "raw, the source's scale"
@@ -204,7 +204,7 @@ def ways_of(
     return {BY_POSITION: model, WRITER: through_decoder(denoise, bart, lat, V), RAW: demo(1.),
             DEMO: demo(demo_scale(lat, ground.text, corpus))}
 
-# %% ../nbs/01_bart_x0.ipynb #c8bb6e7c
+# %% ../nbs/01_bart_x0.ipynb #28710a76
 def off_diagonal(
     levels:list, # rows of denoising tables
     *arms:str, # whose
@@ -218,7 +218,7 @@ def off_diagonal(
 
 FINE = Unit(digits=3) # how small differences of cosines are said
 
-# %% ../nbs/01_bart_x0.ipynb #0ba54173
+# %% ../nbs/01_bart_x0.ipynb #8752d6d6
 def arm_facts(
     rows,
     levels:list, # rows of denoising tables
@@ -244,7 +244,7 @@ def share(
 
 X0 = ('encoder', 'words', 'no-scale', 'unet') # the arms that predict x0
 
-# %% ../nbs/01_bart_x0.ipynb #5a0228be
+# %% ../nbs/01_bart_x0.ipynb #d40942d4
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     odd, texts, clean, fed = record['paradox'], record['texts'], record['clean'], dict(compared='word means')
@@ -264,7 +264,7 @@ def facts(record) -> Facts: # by name
         clean_token=share(clean, 'token table, distance', latents='Encoded'),
         rms=level(clean, 'rms', latents='Encoded'), print_rms=fact(implied_scale(**PRINT)[0]))
 
-# %% ../nbs/01_bart_x0.ipynb #1dc48c73
+# %% ../nbs/01_bart_x0.ipynb #fd3099c9
 ANSWER = """**It was shown vectors of another scale than it was trained on.** From clean vectors as in training,
 BART's decoder writes {{own_text}} of the words right; from raw ones, at the scale that the source's print implies,
 {{demo_text}}. The cosine hardly tells ({{own_cos:mean}}, {{demo_cos:mean}}); the length does: {{own_ratio:mean}},
