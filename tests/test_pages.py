@@ -180,7 +180,7 @@ def test_no_text_in_a_table_is_taken_for_html(capsys, monkeypatch):
     shown = []
     monkeypatch.setattr(reading, 'display', lambda value: shown.append(value))
     show_table([{'arm': text, text: text} for text in HOSTILE])
-    page = shown[-1].to_html()
+    page = shown[-1].data
     for text in HOSTILE:
         if '<' in text: assert text not in page
         assert html.escape(text) in page or text.startswith('\x1b')

@@ -29,11 +29,13 @@ def bart_model(
     name:str, # folder with a saved model, or a name on the hub
 ) -> Any: # BartForConditionalGeneration in eval mode
     "A pretrained BART with its decoder, whole; without code from elsewhere"
-    how = dict(local_files_only=Path(name).is_dir() or not hub_answers(), trust_remote_code=False)
+    local = Path(name).is_dir() or not hub_answers()
     try:
-        kind = AutoConfig.from_pretrained(name, **how).model_type
+        kind = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False).model_type
         if kind != 'bart': raise ValueError(f'it is a model of type {kind}')
-        bart, info = BartForConditionalGeneration.from_pretrained(name, output_loading_info=True, **how)
+        bart, info = BartForConditionalGeneration.from_pretrained(
+            name, output_loading_info=True, local_files_only=local, trust_remote_code=False, use_safetensors=True,
+            dtype=torch.float32)
     except (OSError, ValueError) as error:
         raise ValueError(
             f"base_model {name!r} is not a BART that transformers can load without running code of its own "

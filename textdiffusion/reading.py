@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import pandas as pd
-from IPython.display import Markdown, display
+from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 
 from .plotting import label
@@ -163,7 +163,7 @@ def show_table(
     heads = [dict(selector='th', props=[('text-align', 'left')])]
     style = frame.style.format(escape='html').format_index(escape='html', axis=1)
     style = style.hide(axis='index').set_properties(**left)
-    display(style.set_table_styles(heads).set_uuid(digest(frame.to_json())[:8]))
+    display(HTML(style.set_table_styles(heads).set_uuid(digest(frame.to_json())[:8]).to_html()))
 
 
 # %% ../nbs/lib/84_reading.ipynb #armtable
