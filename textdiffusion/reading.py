@@ -35,6 +35,8 @@ UNITS = dict.fromkeys(['valid', 'new', 'distinct', 'accuracy', 'wrong', 'changed
 UNITS |= dict(nll_minus_entropy=Unit('nats per sentence'), nll=Unit('nats per sentence'), bound=_nats, teacher_nll=_nats,
               unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words', 1, 1), copy=Unit('words', 1, 1),
               seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit())
+UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'), # per character
+              known_words=_share)
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
 class Fact(NamedTuple):
