@@ -1,22 +1,28 @@
-"""Entry 06b: tiny-diffusion rebuilt on the journal's block against a literal version of it, what must be refused, and the page as a reader runs it."""
+"""Entries 06b, 06e and 06f: tiny-diffusion rebuilt against a literal version of it, what is refused, and a run."""
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from helpers import ROOT, call, needs_real_text, outputs
 from torch import nn
 
-from helpers import call, outputs
-from textdiffusion.character_diffusion import ARMS, PRESETS, TinyDiffusion, by_call, continue_text, first_16, fixed_windows, known_ids, next_nll, running_text, write
+from textdiffusion import character_diffusion, network_parts, tiny_diffusion_recipe
+from textdiffusion.corpora import load_corpus
 from textdiffusion.denoising import masked_nelbo
 from textdiffusion.models import CausalConfig, CausalLM
 from textdiffusion.objectives import grid_t, masked_ce
+from textdiffusion.records import Run
 from textdiffusion.sampling import unmask
+from textdiffusion.streams import continue_text, fixed_windows, next_nll, running_text, write
+from textdiffusion.tiny_diffusion_recipe import TinyDiffusion, by_call, first_16
 
-NB = 'nbs/06b_character_diffusion.ipynb'
+ENTRIES = {'06b_character_diffusion': character_diffusion, '06e_network_parts': network_parts,
+           '06f_tiny_diffusion_recipe': tiny_diffusion_recipe}
+ARMS = character_diffusion.ARMS | network_parts.ARMS | tiny_diffusion_recipe.ARMS
 DATA = running_text('restaurants', 32, lines=60)
-
 
 # tiny-diffusion, written out as its code does it ----------------------------------------------------------------------
 
@@ -24,12 +30,15 @@ def rms(x): return x / (x.square().mean(-1, keepdim=True) + torch.finfo(x.dtype)
 
 
 class Literal(nn.Module):
-    "tiny-diffusion's transformer, part by part: rotation first and by -θ, then the norm of queries and keys; separate q, k, v"
+    "tiny-diffusion's transformer, part by part: rotation by -θ, then the norm of queries and keys; separate q, k, v"
     def __init__(self, vocab=128, d=384, layers=6, heads=6, levels=128):
         super().__init__()
         self.heads, self.tok, self.t = heads, nn.Embedding(vocab, d), nn.Embedding(levels, d)
         linear = partial(nn.Linear, bias=False)
-        self.layers = nn.ModuleList(nn.ModuleDict(dict(q=linear(d, d), k=linear(d, d), v=linear(d, d), o=linear(d, d), up=linear(d, 4*d), down=linear(4*d, d))) for _ in range(layers))
+        def layer():
+            square = {k: linear(d, d) for k in 'qkvo'}
+            return nn.ModuleDict(square | dict(up=linear(d, 4*d), down=linear(4*d, d)))
+        self.layers = nn.ModuleList(layer() for _ in range(layers))
         self.head = linear(d, vocab)
 
     def forward(self, z, t):
@@ -50,12 +59,13 @@ class Literal(nn.Module):
 
 
 def mapped(literal, heads):
-    "The same weights for the journal's block: the two halves of each head change places, which turns a rotation by -θ into one by θ"
+    "The same weights for the journal's block: the halves of each head change places, so that -θ becomes θ"
     d = literal.tok.embedding_dim
     swap = lambda w: w.view(heads, 2, d//heads//2, d).flip(1).reshape(d, d)
     weights = {'table.weight': literal.tok.weight, 'time.weight': literal.t.weight, 'out.weight': literal.head.weight}
     for i, m in enumerate(literal.layers):
-        weights |= {f'blocks.{i}.qkv.weight': torch.cat([swap(m['q'].weight), swap(m['k'].weight), m['v'].weight]), f'blocks.{i}.out.weight': m['o'].weight,
+        qkv = torch.cat([swap(m['q'].weight), swap(m['k'].weight), m['v'].weight])
+        weights |= {f'blocks.{i}.qkv.weight': qkv, f'blocks.{i}.out.weight': m['o'].weight,
                     f'blocks.{i}.up.weight': m['up'].weight, f'blocks.{i}.down.weight': m['down'].weight}
     return weights
 
@@ -78,9 +88,11 @@ def test_size_and_first_loss():
     model = TinyDiffusion()
     assert count(model) == 10_764_288
     with torch.no_grad(): logits = model(torch.randint(128, (2, 64)), torch.tensor([.5, 1.]))
-    assert not logits.any() and math.isclose(F.cross_entropy(logits.transpose(1, 2), torch.randint(128, (2, 64))).item(), 4.852, abs_tol=1e-3)
+    loss = F.cross_entropy(logits.transpose(1, 2), torch.randint(128, (2, 64))).item()
+    assert not logits.any() and math.isclose(loss, 4.852, abs_tol=1e-3)
     std = model.blocks[0].up.weight.std().item(), model.blocks[0].qkv.weight.std().item()
-    assert all(abs(s*384**.5 - 1) < .02 for s in std) and not model.blocks[0].down.weight.any() and abs(model.time.weight.std() - 1) < .02
+    assert all(abs(s*384**.5 - 1) < .02 for s in std)
+    assert not model.blocks[0].down.weight.any() and abs(model.time.weight.std() - 1) < .02
 
 
 def test_queries_and_keys_keep_attention_within_bounds():
@@ -90,7 +102,7 @@ def test_queries_and_keys_keep_attention_within_bounds():
         block.qkv.weight *= 100
         q, k, _ = block.qkv(block.norm(torch.randn(1, 16, 64))).view(1, 16, 3, 2, 32).permute(2, 0, 3, 1, 4)
         q, k = block.turn(block.scale(q)), block.turn(block.scale(k))
-    assert (q @ k.transpose(-1, -2) / 32**.5).abs().max() <= 32**.5 + 1e-4        # 8 at the original's 64 features per head
+    assert (q @ k.transpose(-1, -2) / 32**.5).abs().max() <= 32**.5 + 1e-4  # 8 at the original's 64 features
 
 
 def test_the_loss_is_the_peers():
@@ -119,7 +131,7 @@ def test_backwards_index_in_a_real_run():
     told = []
     def network(z, share): told.append(share[0].item()); return torch.zeros(*z.shape, 9)
     unmask(by_call(network), torch.full((2, 200), 9), 150, 9, generator=torch.Generator().manual_seed(0))
-    assert told[:3] == [1/128, 2/128, 3/128] and told[-1] == 1. and max(told) == 1.      # beyond the table it stays at the last level
+    assert told[:3] == [1/128, 2/128, 3/128] and told[-1] == 1. and max(told) == 1.      # beyond the table: the last
 
 
 # prices ---------------------------------------------------------------------------------------------------------------
@@ -149,39 +161,67 @@ def test_an_untrained_arm_costs_a_blind_guess(name):
 
 # refusals -------------------------------------------------------------------------------------------------------------
 
-def test_what_is_refused():
-    with pytest.raises(ValueError, match="the vocabulary of restaurants lacks 'é', 'Ж'; write the text without"): known_ids('the éЖ', DATA)
-    assert DATA.decode(known_ids('the food', DATA)) == ['the food']
-    with pytest.raises(ValueError, match='a prefix of 40 tokens leaves nothing to write in a window of 32; give at most 31'): continue_text(lambda z: z, torch.zeros(1, 40, dtype=torch.long), 2, 32, 99)
-    with pytest.raises(ValueError, match='context must be from 1 to 31'): continue_text(lambda z: z, torch.zeros(1, 4, dtype=torch.long), 2, 32, 99, context=32)
+def smoke(module, **given): return SimpleNamespace(**module.PRESETS['smoke'] | given)
 
+@pytest.mark.parametrize('name, given, said', [
+    ('06b_character_diffusion', dict(prompt='the é'), "the text of restaurants lacks 'é'; write the prompt without"),
+    ('06b_character_diffusion', dict(prompt='e'*40), '40 characters leave nothing to write in a window of 32'),
+    ('06b_character_diffusion', dict(few=20), 'few must be at least seq_len, 32, not 20'),
+    ('06b_character_diffusion', dict(few=500), 'too few for two fixed windows'),
+    ('06e_network_parts', dict(seq_len=16), 'seq_len must be above the 16 given characters'),
+    ('06f_tiny_diffusion_recipe', dict(batch_size=10_000), 'too few for two fixed windows')])
+def test_what_does_not_fit_is_refused(name, given, said):
+    module = ENTRIES[name]
+    with pytest.raises(ValueError, match=said): module.check(smoke(module, **given), load_corpus('restaurants'))
+    assert module.check(smoke(module), load_corpus('restaurants')) is None
+
+def test_a_prompt_is_refused_before_a_kernel_starts():
+    done = call('textdiffusion', 'run', '06b', '--preset', 'smoke', '-p', 'prompt', 'é')
+    assert done.returncode == 2 and "lacks 'é'" in done.stderr and 'works in' not in done.stdout
+
+@needs_real_text
+def test_sentences_are_refused():
+    for module in ENTRIES.values():
+        with pytest.raises(ValueError, match='needs running text, and e2e is made of sentences'):
+            module.check(smoke(module), load_corpus('e2e', 32))
+
+def test_a_text_of_ones_own_runs_under_the_name_of_the_plays(tmp_path):
+    "Another length, other symbols, one of them in the held-out tenth only"
+    (tmp_path/'tiny_shakespeare').mkdir()
+    (tmp_path/'tiny_shakespeare/input.txt').write_text('A bee, a sea. '*900 + 'Ω', encoding='utf-8')
+    corpus = load_corpus('tiny_shakespeare', 32, data_dir=tmp_path)
+    cfg = smoke(character_diffusion, corpus='tiny_shakespeare', data_dir=str(tmp_path), preset='smoke', few=1000)
+    assert character_diffusion.check(cfg, corpus) is None
+    run = Run('06b_character_diffusion', cfg)
+    character_diffusion.start(run, ARMS)
+    fitted = character_diffusion.train_arm(run, ARMS['diffusion'], 'diffusion', 0, run.corpus)
+    assert fitted.steps_done == cfg.steps and run.corpus.vocab_size < 20
 
 def test_a_long_text_goes_through_the_sampler():
     model = ARMS['diffusion'].model(DATA.vocab_size, 32, dict(d_model=16, n_layers=1, n_heads=2))
     start = DATA.test[:2, :10]
-    fill = lambda z: unmask(model, z, 4, DATA.mask_id, generator=torch.Generator().manual_seed(0))[0]
+    def fill(z): return unmask(model, z, 4, DATA.mask_id, generator=torch.Generator().manual_seed(0))[0]
     ids = continue_text(fill, start, 3, 32, DATA.mask_id)
     assert ids.shape == (2, 32 + 2*16) and torch.equal(ids[:, :10], start) and (ids != DATA.mask_id).all()
 
+# runs -----------------------------------------------------------------------------------------------------------------
 
-def test_papermill(tmp_path):
-    done = call('papermill', NB, tmp_path/'out.ipynb', '-p', 'preset', 'smoke', '--no-progress-bar')
+@pytest.mark.parametrize('name, arm', [('06b_character_diffusion', 'few-autoregressive'), ('06e_network_parts', 'fast'),
+                                       ('06f_tiny_diffusion_recipe', 'pieces-short')])
+def test_one_arm_alone_runs_to_its_end(name, arm, tmp_path):
+    done = call('papermill', ROOT/f'nbs/{name}.ipynb', tmp_path/'out.ipynb', '-p', 'preset', 'smoke', '-p', 'arms', arm,
+                '--no-progress-bar', cwd=ROOT/'nbs')
     assert done.returncode == 0, done.stderr[-2000:]
     assert 'preset smoke · corpus restaurants (source: oracle)' in outputs(tmp_path/'out.ipynb')
 
-
-@pytest.mark.parametrize('given, said', [(['-p', 'prompt', 'e'*40], 'a prefix of 40 tokens leaves nothing to write in a window of 32'), (['-p', 'prompt', 'Ж'], "the vocabulary of restaurants lacks 'Ж'")])
-def test_a_bad_prompt_stops_before_training(given, said, tmp_path):
-    done = call('papermill', NB, tmp_path/'out.ipynb', '-p', 'preset', 'smoke', '--no-progress-bar', *given)
-    assert done.returncode and said in done.stderr
-
-
-@pytest.mark.parametrize('given, said', [(['-p', 'arms', 'peers'], "arms 'peers' is unknown (did you mean peer?)"), (['-p', 'steps', '0'], 'steps must be a positive whole number'),
+@pytest.mark.parametrize('given, said', [(['-p', 'arms', 'diffuson'], 'did you mean diffusion?'),
+                                         (['-p', 'steps', '0'], 'steps must be a whole number'),
                                          (['--corpus', 'tiny'], "corpus 'tiny' is unknown")])
 def test_the_command_refuses(given, said):
     done = call('textdiffusion', 'run', '06b', '--preset', 'smoke', *given)
     assert done.returncode == 2 and said in done.stderr
 
-
-def test_presets_name_arms_that_exist():
-    assert {a for p in PRESETS.values() for a in p['arms']} <= set(ARMS) == set(PRESETS['smoke']['arms'])
+@pytest.mark.parametrize('module', ENTRIES.values(), ids=ENTRIES)
+def test_presets_name_arms_that_exist(module):
+    named = {a for p in module.PRESETS.values() for a in p['arms']}
+    assert named <= set(module.ARMS) == set(module.PRESETS['smoke']['arms'])
