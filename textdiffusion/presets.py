@@ -194,7 +194,8 @@ def settle(
 ) -> SimpleNamespace: # every parameter, by its name
     "Every parameter of a run, filled from the preset and checked; what is given goes first"
     name = one_of('preset', resolve_preset(preset), presets)
-    arms = dict.fromkeys(a for p in presets.values() for a in p.get('arms', ()))
+    sized = [q for p in presets.values() for q in (p, *p.get('on', {}).values())]
+    arms = dict.fromkeys(a for q in sized for a in q.get('arms', ()))
     choices = {'arms': arms} | (choices or {})
     default = {k: v for k, v in presets[name].items() if k != 'on'}
     wanted = default['corpus'] if is_empty(given.get('corpus')) else given['corpus']
