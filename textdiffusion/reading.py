@@ -34,7 +34,9 @@ UNITS = dict.fromkeys(['valid', 'new', 'distinct', 'accuracy', 'wrong', 'changed
                        'tokens_changed', 'distinct_1', 'distinct_2', 'distinct_3', 'sensitivity', 'share'], _share)
 UNITS |= dict(nll_minus_entropy=Unit('nats per sentence'), nll=Unit('nats per sentence'), bound=_nats, teacher_nll=_nats,
               unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words', 1, 1), copy=Unit('words', 1, 1),
-              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit())
+              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit(), judge_nll=_nats, row_entropy=Unit('nats'),
+              signal=_share, levels=_share, bits_per_char=Unit('bits per character', 1, 3))
+UNITS |= dict.fromkeys(['nats_per_token', 'whole', 'told_half'], Unit('nats per token', 1, 3))
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
 class Fact(NamedTuple):
