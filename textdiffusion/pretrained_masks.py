@@ -144,11 +144,11 @@ ARMS = {'10-batch': Arm(per_batch(10)), '100-batch': Arm(per_batch(100)), '10-ea
         'no-prefix': Arm(prefix=False), 'time': Arm(time=True), 'scratch': Arm(pretrained=False),
         'scratch-time': Arm(pretrained=False, time=True), 'scratch-total': Arm(pretrained=False, more=True)}
 
-# %% ../nbs/06c_pretrained_masks.ipynb #9d43d7de
-_cpu = dict(corpus='restaurants', seeds=1, arms=['10-batch', 'continuous', 'scratch'], steps=300, pretrain_steps=800,
-            prefix_length=5, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4, batch_size=16, lr=2e-3,
-            muon_lr=4e-3, calls=10, samples=3, rows=256, draws=8,
-            on=dict(wikitext2=dict(seq_len=64)))
+# %% ../nbs/06c_pretrained_masks.ipynb #1a24ebe3
+_cpu = dict(
+    corpus='restaurants', base_model='', data_dir='', seeds=1, arms=['10-batch', 'continuous', 'scratch'], steps=300,
+    pretrain_steps=800, prefix_length=5, seq_len=None, vocab_size=1024, width=128, layers=3, heads=4, batch_size=16,
+    lr=2e-3, muon_lr=4e-3, calls=10, samples=3, rows=256, draws=8, on=dict(wikitext2=dict(seq_len=64)))
 _tiny = dict(steps=4, pretrain_steps=6, vocab_size=400, width=32, layers=1, heads=2, batch_size=8, calls=3,
              samples=2, rows=8, draws=2, on=dict(wikitext2=dict(seq_len=32)))
 _long = dict(corpus='wikitext2', arms=list(ARMS), seeds=3)

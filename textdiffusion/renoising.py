@@ -118,7 +118,7 @@ def _beside_ancestral(record, column, calls):
     def of(way): return dict(arm='continuous', way=way, choice='plain', calls=calls)
     return fact(paired(record['rows'], column, of('renoise'), of('ancestral')), column, signed=True)
 
-# %% ../nbs/06h_renoising.ipynb #5568abb8
+# %% ../nbs/06h_renoising.ipynb #b8901400
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     rows, p = record['rows'], record['parameters']
@@ -132,7 +132,8 @@ def facts(record) -> Facts: # by name
     return Facts(found, sharp=sharp, sharp_entropy=level(rows, 'row_entropy', **default), real=real,
         real_entropy=level(rows, 'row_entropy', arm='real'), sharp_beside_real=fact(beside, 'judge_nll', signed=True),
         shuffled=level(rows, 'judge_nll', arm='shuffled'), closed=fact(record['anew']['closed'], 'share'),
-        text_levels=change(rows, 'judge_nll', '10-each', '128-each', **plain), clean=fact(record['anew']['clean'], 'share'))
+        text_levels=change(rows, 'judge_nll', '10-each', '128-each', **plain),
+        clean=fact(record['anew']['clean'], 'share'))
 
 # %% ../nbs/06h_renoising.ipynb #67147e33
 import seaborn as sns
