@@ -27,10 +27,10 @@ BELIEFS = [
     Belief('One level per batch is at least 0.02 worse than one per sequence', 'mixed', above, .02),
     Belief('Being told the level changes less than 0.02, pretrained or from nothing', 'told', within, .02)]
 
-# %% ../nbs/06c_pretrained_masks.ipynb #66153ba4
+# %% ../nbs/06c_pretrained_masks.ipynb #32087340
 from safetensors import SafetensorError
 from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
-from .corpora import bpe_tokenizer, hub_answers, load_corpus
+from .corpora import bpe_tokenizer, hub_answers, load_corpus, resolve_tokenizer
 
 def masked_lm(
     name, # folder with a saved model, or a name on the hub
@@ -163,10 +163,12 @@ def rows_of(run, rows, seed) -> Tensor: # (rows,L)
     test = run.corpus.test
     return test[torch.randperm(len(test), generator=torch.Generator().manual_seed(seed))[:rows].to(test.device)]
 
-# %% ../nbs/06c_pretrained_masks.ipynb #c15e173d
+# %% ../nbs/06c_pretrained_masks.ipynb #8d72e601
 def text_of(cfg) -> Any: # Corpus, in the tokens of `base_model`, or in byte pairs of its own
     "The corpus in the pieces that the model reads; in running text a text ends with its line"
-    pieces = cfg.base_model or partial(bpe_tokenizer, vocab_size=cfg.vocab_size)
+    pieces = partial(bpe_tokenizer, vocab_size=cfg.vocab_size)
+    if cfg.base_model and len(pieces := resolve_tokenizer(cfg.base_model, ())) < 100:
+        raise ValueError('base_model comes without a tokenizer: give a folder that holds one beside the weights')
     text = load_corpus(cfg.corpus, cfg.seq_len, tokenizer=pieces, data_dir=cfg.data_dir or None)
     if text.eos_id is None and not cfg.base_model: text.tokenizer.eos_token = 'Ċ'
     return text
