@@ -27,7 +27,8 @@ def test_words_move_together_without_cross_entropy_and_stay_apart_with_it():
     assert max(of('01_bart_x0', 'rows', 'distance', arm='t0')) < .4 and max(of('02_weight_tying', 'rows', 'distance', arm='mse')) < .2
     assert max(of('01_bart_x0', 'rows', 'distance', arm='t0-ce')) < .4                # the source's first remedy, on the clean vectors, is none
     assert min(of('02_weight_tying', 'rows', 'distance', arm='tied')) > .8
-    assert min(of('02_weight_tying', 'rows', 'alike', arm='mse')) > .4 and max(of('02_weight_tying', 'rows', 'alike', arm='tied')) < .1
+    assert min(of('02_weight_tying', 'rows', 'alike', arm='mse')) > .4
+    assert max(of('02_weight_tying', 'rows', 'alike', arm='tied')) < .1
 
 def test_fluent_text_that_ignores_its_input_is_the_decoders():
     "01: from pure noise BART's decoder writes whole sentences, few different ones, that follow nothing; read position by position there is no text"
@@ -38,7 +39,7 @@ def test_fluent_text_that_ignores_its_input_is_the_decoders():
 def test_few_words_from_pure_noise_and_all_of_them_with_more_noise_in_training():
     "02: a tied model restores and cannot write; 03: the schedule that the width wants writes with the words of real text"
     assert min(of('02_weight_tying', 'rows', 'right_500', arm='tied')) > .95
-    assert max(of('02_weight_tying', 'texts', 'unigram', arm='tied')) < real('02_weight_tying', 'unigram', 'references') - 1.5
+    assert max(of('02b_reconstruction', 'rows', 'unigram', arm='tied')) < real('02b_reconstruction', 'unigram') - 1.5
     words = of('03_sqrt_schedule', 'rows', 'unigram', arm='rule-256', start='')
     assert max(abs(w - real('03_sqrt_schedule', 'unigram')) for w in words) < .2
     assert all(a > b for a, b in zip(of('03_sqrt_schedule', 'rows', 'valid', arm='rule-256', start=''), of('03_sqrt_schedule', 'rows', 'valid', arm='sqrt-256', start='')))
