@@ -38,7 +38,7 @@ UNITS |= dict(kl=Unit('nats'), clean_nats=Unit('nats per token', 1, 4), quarter_
 UNITS |= dict.fromkeys(['nll', 'nll_minus_entropy'], Unit('nats per sentence'))
 UNITS |= dict.fromkeys(['bound', 'teacher_nll'], _nats)
 UNITS |= dict(unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words', 1, 1), copy=Unit('words', 1, 1),
-              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit(), distance=Unit('word spacings'))
+              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit())
 UNITS |= dict(whole=_share, excess=Unit('nats per sentence'), lost=Unit('nats per sentence'),
               gap_nats=Unit('nats per hidden place', 1, 3))
 UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'), # per character
