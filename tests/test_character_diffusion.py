@@ -12,7 +12,7 @@ from textdiffusion.character_diffusion import ARMS, PRESETS, TinyDiffusion, by_c
 from textdiffusion.denoising import masked_nelbo
 from textdiffusion.models import CausalConfig, CausalLM
 from textdiffusion.objectives import grid_t, masked_ce
-from textdiffusion.sampling import unmask
+from textdiffusion.unmasking import unmask
 
 NB = 'nbs/06b_character_diffusion.ipynb'
 DATA = running_text('restaurants', 32, lines=60)

@@ -12,8 +12,9 @@ from textdiffusion.corpora import load_corpus
 from textdiffusion.tokenizing import bpe_tokenizer
 from textdiffusion.objectives import grid_t, masked_ce
 from textdiffusion.pretrained_masks import ARMS, Collator, MaskedLM, check_fit, linear_shares, masked_lm, per_batch, protected, renoise, roberta_task, small_roberta
-from textdiffusion.sampling import unmask
-from textdiffusion.training import adamw, pretrain_stand_in, reseed
+from textdiffusion.unmasking import unmask
+from textdiffusion.optimizers import adamw
+from textdiffusion.training import pretrain_stand_in, reseed
 
 DATA = load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=400))
 

@@ -17,13 +17,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .corpora import Corpus, build_stream, load_corpus, step_generator
+from .batching import step_generator
+from .corpora import Corpus, build_stream, load_corpus
 from .tokenizing import char_tokenizer, encode
 from .grammar import GRAMMARS
 from .models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, rms_norm
 from .objectives import grid_t, masked_bound, masked_ce
-from .sampling import canvas, categorical
-from .training import adamw, muon_adamw
+from .unmasking import canvas, categorical
+from .optimizers import adamw, muon_adamw
 
 # %% ../nbs/06b_character_diffusion.ipynb #64c9f25b
 GROUPS = dict(bound=['diffusion', 'autoregressive'],

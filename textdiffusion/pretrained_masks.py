@@ -21,7 +21,8 @@ from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
 from .reading_text import hub_answers
 from .models import time_features
 from .objectives import grid_t, mask_tokens, masked_bound, masked_ce, stratified_t
-from .sampling import Guess, beside, categorical, check_canvas, check_scores, evaluating, first_k, uniform
+from .sampling import evaluating
+from .unmasking import Guess, beside, categorical, check_canvas, check_scores, first_k, uniform
 from .schedules import mask_linear
 from .training import reseed
 
