@@ -39,7 +39,8 @@ def test_a_self_conditioned_model_sees_its_last_guess_unless_told_otherwise():
     with torch.no_grad():
         for p in model.parameters(): p.add_(.1*torch.randn_like(p))
     def last(**how):
-        return sample(model, (4, 5, 8), sqrt, 4, generator=torch.Generator().manual_seed(0), trace_every=1, **how)[1][-1]
+        generator = torch.Generator().manual_seed(0)
+        return sample(model, (4, 5, 8), sqrt, 4, generator=generator, trace_every=1, **how)[1][-1]
     usual, told, without = last(), last(self_condition=True), last(self_condition=False)
     assert torch.equal(usual['confidence'], told['confidence'])
     assert not torch.equal(usual['confidence'], without['confidence'])
