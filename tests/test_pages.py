@@ -36,7 +36,7 @@ def outputs(path):
 def test_every_entry_has_a_headline():
     assert list(HEADLINES) == [e for e in SOURCES if e != 'index']
 
-# facts -----------------------------------------------------------------------------------------------------------------
+# facts ----------------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('entry', HEADLINES)
 def test_the_answer_follows_the_record(entry):
@@ -49,10 +49,9 @@ def test_the_answer_follows_the_record(entry):
 def test_every_fact_is_used(entry):
     known = set(module(entry).facts(headline_record(entry)))
     text = '\n'.join(source(name) for name in SOURCES) + json.dumps([c.get('found', '') for c in CLAIMS])
-    used = set(re.findall(r'\{\{(\w+)', text)) | {c['fact'] for c in CLAIMS
-                                                  if 'fact' in c} | set(re.findall(r"\bf\w*\.(\w+)", text))
-    used |= set(re.findall(r"'(\w+)', (?:above|below|within)", text)) | set(re.findall(r"\[?'(\w+)'",
-                                                                                       source(entry).split('What we learned')[-1]))
+    learned = source(entry).split('What we learned')[-1]
+    used = {c['fact'] for c in CLAIMS if 'fact' in c} | set(re.findall(r"\[?'(\w+)'", learned))
+    for how in (r'\{\{(\w+)', r"\bf\w*\.(\w+)", r"'(\w+)', (?:above|below|within)"): used |= set(re.findall(how, text))
     assert not known - used
 
 @pytest.mark.parametrize('entry', HEADLINES)
@@ -61,7 +60,7 @@ def test_beliefs_are_few_and_have_a_fact(entry):
     assert 1 <= len(beliefs) <= 5 and all(re.search(r'\w', b.text) and b.relation in RELATIONS.values()
                                           for b in beliefs)
 
-# claims ----------------------------------------------------------------------------------------------------------------
+# claims ---------------------------------------------------------------------------------------------------------------
 
 def test_every_measured_claim_is_judged_by_a_fact():
     rows = {r['id']: r for r in judged_claims(PINS, ROOT)}
@@ -91,7 +90,7 @@ def test_the_log_and_the_claims_are_what_the_records_give():
     assert (ROOT/'journal/README.md').read_text(encoding='utf-8') == pinned_log(PINS, ROOT)
     assert (ROOT/'journal/CLAIMS.md').read_text(encoding='utf-8') == claims_page(PINS, ROOT)
 
-# what stood before this form still stands ------------------------------------------------------------------------------
+# what stood before this form still stands -----------------------------------------------------------------------------
 
 STANDING = json.loads((ROOT/'tests/standing.json').read_text(encoding='utf-8'))
 
@@ -129,7 +128,7 @@ def test_a_record_made_from_an_older_one_holds_its_numbers(path, record):
     values = [v for row in record['rows'] for v in row.values() if isinstance(v, float)]
     assert values and sum(v in known for v in values) >= .99*len(values)
 
-# pages -----------------------------------------------------------------------------------------------------------------
+# pages ----------------------------------------------------------------------------------------------------------------
 
 PAGES = [ROOT/'journal'/f'{name}.ipynb' for mine in PINS.values() for name in mine['pins'].values()]
 
@@ -170,7 +169,7 @@ def test_a_page_is_the_same_when_it_is_rendered_again(tmp_path):
     twice = render(page.with_suffix('.json'), ROOT, tmp_path/'page.ipynb').read_bytes()
     assert twice == again.read_bytes()
 
-# untrusted text --------------------------------------------------------------------------------------------------------
+# untrusted text -------------------------------------------------------------------------------------------------------
 
 HOSTILE = ['<script>alert(1)</script>', '<unk> & </td>', '<img src=x onerror=alert(1)>', '| a | b |', '\x1b[31mred',
            '&lt;b&gt;']

@@ -17,7 +17,8 @@ from textdiffusion.objectives import masked_ce
 from textdiffusion.presets import settle
 from textdiffusion.pretrained_masks import (ARMS, PRESETS, MaskedLM, bound_of, check, check_fit, masked_lm, priced,
                                             protected, roberta_task, small_roberta)
-from textdiffusion.training import adamw, pretrain_stand_in, reseed
+from textdiffusion.optimizers import adamw
+from textdiffusion.training import pretrain_stand_in, reseed
 
 DATA = load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=400))
 

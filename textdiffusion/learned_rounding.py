@@ -210,7 +210,8 @@ from .corpora import load_corpus
 from .tokenizing import bpe_tokenizer
 from .sampling import mean_of_scores, sample, spaced
 from .schedules import posterior
-from .training import Fit, fit, muon_adamw
+from .optimizers import muon_adamw
+from .training import Fit, fit
 def check(cfg, corpus) -> None:
     "Refuse what one parameter asks of another: the source's network is as wide as its vectors"
     if cfg.embed_dim % cfg.heads: raise ValueError(f'embed_dim must be a multiple of {cfg.heads}, not {cfg.embed_dim}')

@@ -208,7 +208,8 @@ def roberta_task(
 # %% ../nbs/06c_pretrained_masks.ipynb #3905e930
 import math
 from .denoising import masked_nelbo
-from .training import adamw, fit, muon_adamw, pretrain_stand_in
+from .optimizers import adamw, muon_adamw
+from .training import fit, pretrain_stand_in
 
 def _keep(run, prefix=True): return protected(run.corpus.tokenizer.all_special_ids, run.cfg.prefix_length*prefix)
 

@@ -25,7 +25,8 @@ BELIEFS = [
     Belief('Behind an end token at least half of the continuations begin anew', 'closed', above, .5)]
 
 # %% ../nbs/06h_renoising.ipynb #d994c780
-from .sampling import Guess, beside, categorical, check_canvas, check_scores, evaluating, first_k, uniform
+from .sampling import evaluating
+from .unmasking import Guess, beside, categorical, check_canvas, check_scores, first_k, uniform
 from .schedules import mask_linear
 
 def _guess(denoiser, z, free, mask_id, choose, generator):

@@ -21,7 +21,7 @@ from .objectives import grid_t, masked_ce
 from .reading import Belief, Facts, Unit, change, fact, level
 from .statistics import above, below, interval, paired, values_by_seed
 from .streams import CONTEXT, check_text, fixed_windows, running_text, stream_text
-from .training import adamw
+from .optimizers import adamw
 
 # %% ../nbs/06f_tiny_diffusion_recipe.ipynb #6a92e24d
 BELIEFS = [
