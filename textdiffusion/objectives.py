@@ -152,8 +152,7 @@ def diffusion_lm(
 
 # %% ../nbs/lib/35_objectives.ipynb #3eb13a9b
 def kept(
-    keep:Tensor|Callable|None,
-         # bool, broadcastable to (B,L); or a function ids -> such a tensor; None = nothing is kept
+    keep:Tensor|Callable|None, # bool, broadcastable to (B,L); or a function ids -> such a tensor; None = nothing
     ids:Tensor,                # (B,L) tokens
 ) -> Tensor:                   # (B,L) bool
     "Where tokens are never masked"

@@ -41,8 +41,8 @@ UNITS |= dict(unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words
               seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit(), distance=Unit('word spacings'))
 UNITS |= dict(whole=_share, excess=Unit('nats per sentence'), lost=Unit('nats per sentence'),
               gap_nats=Unit('nats per hidden place', 1, 3))
-UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'), # per character
-              known_words=_share)
+UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'),
+              known_words=_share)                                   # nats and bits are per character
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
 class Fact(NamedTuple):

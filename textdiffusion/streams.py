@@ -13,14 +13,14 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .corpora import Corpus, build_stream, load_corpus, step_generator
 from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
 from .grammar import GRAMMARS
 from .metrics import unigram_entropy
-from .models import CausalConfig, CausalLM
+from .models import CausalLM
 from .ngrams import NGram
 from .sampling import canvas, categorical, evaluating
 
