@@ -126,7 +126,7 @@ def test_a_width_that_the_heads_do_not_divide_is_refused():
 
 def smoke_run(tmp_path, entry, *args, **env):
     "The record of a smoke run in a checkout of its own"
-    copy = checkout_at(tmp_path)
+    copy = checkout_at(tmp_path, entry)
     done = call('textdiffusion', 'run', entry, '--preset', 'smoke', *args, cwd=copy,
                 env=environment(PYTHONPATH=str(copy), **env))
     assert done.returncode == 0, done.stderr[-2000:]

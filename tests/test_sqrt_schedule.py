@@ -1,11 +1,10 @@
 "Entries 03 and 03b: what look-up knows, the rule, every arm, bad input, smoke runs of both"
 import json
 import math
-import shutil
 
 import pytest
 import torch
-from helpers import ROOT, call, checkout_at, environment
+from helpers import call, checkout_at, environment
 from textdiffusion import noise_prediction, sqrt_schedule
 from textdiffusion.lookup import cliff, easy_share, look_up_rate, nearer, time_of
 from textdiffusion.presets import settle
@@ -105,12 +104,7 @@ def test_bad_input_is_refused_before_a_kernel_starts(given, says):
 
 def smoke(tmp_path, entry, *given, **env):
     "The record of a smoke run in a checkout of its own, with the pinned records"
-    folder, pins = checkout_at(tmp_path), ROOT/'journal/pinned.json'
-    shutil.copy(pins, folder/'journal')
-    for name in json.loads(pins.read_text(encoding='utf-8'))[entry]['pins'].values():
-        path = folder/f'journal/{name}.json'
-        path.parent.mkdir(exist_ok=True)
-        shutil.copy(ROOT/f'journal/{name}.json', path)
+    folder = checkout_at(tmp_path, entry)
     done = call('textdiffusion', 'run', entry, '--preset', 'smoke', *given, cwd=folder,
                 env=environment(PYTHONPATH=str(folder), **env))
     assert done.returncode == 0, done.stderr[-2000:]

@@ -169,7 +169,7 @@ def facts(record) -> Facts: # by name
         new_best=level(rows, 'new', arm='best', clamp='off'), new_real=level(rows, 'new', arm='real'))
 
 # %% ../nbs/05_anchor_loss.ipynb #4beea775
-ANSWER = """**Not by itself.** Of sampled sentences {{base}} are whole without an anchor, {{report_level}} with the
+ANSWER = """**Not by itself.** Of sampled sentences {{base}} are valid without an anchor, {{report_level}} with the
 report's squared distance and {{gao_level}} with Gao et al.'s cross-entropy. What pays is showing the model its previous
 guess: {{own_level}}; with three more changes {{best_level}}."""
 
@@ -179,5 +179,7 @@ def answer_figure(record): # axes; of a record on an oracle language
     ours = [dict(r, sampling=words[r['clamp']]) for r in record['rows'] if r['clamp'] in words]
     references = [r for r in record['rows'] if r['arm'] in ('real', '3-gram', '5-gram')]
     ax = arm_bars(ours, 'valid', references, hue='sampling')
+    ax.figure.set_size_inches(10.5, 3.6)
     ax.tick_params(axis='x', rotation=25)
+    ax.set_xlabel('')
     return ax

@@ -173,7 +173,7 @@ def answer_figure(record): # axes of its left panel
         ends = frame[frame.log_snr == SHARED[0]].groupby('arm', sort=False).difference.mean()
         gap = (ax.get_ylim()[1] - ax.get_ylim()[0])*.07
         for name, y, line in zip(ends.index, spread(list(ends), gap), ax.get_lines()):
-            ax.annotate(name, (SHARED[0]-.08, y), va='center', color=line.get_color(), annotation_clip=False)
+            ax.annotate(name, (1.02, y), xycoords=('axes fraction', 'data'), va='center', color=line.get_color())
     return axes[0]
 
 # %% ../nbs/05c_commitment.ipynb #abdfb05c

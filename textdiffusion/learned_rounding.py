@@ -17,9 +17,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from .models import GaussianConfig, TiedDecoder
 from .objectives import decoder_nll, eps_mse, grid_t, objective, t0_mse, token_ce, x0_mse
-from .reading import Belief, Facts, Unit, change, fact, level
+from .reading import Belief, Facts, change, fact, level
 from .schedules import from_betas, grid, rescale, sqrt
-from .statistics import above, below, estimate, interval, paired, values_by_seed, within
+from .statistics import above, below, estimate, interval, values_by_seed, within
 
 BELIEFS = [
     Belief('Learned or cosine: in no arm does it move validity by more than 5 points', 'choice_most', within, .05),
@@ -305,6 +305,7 @@ def answer_figure(record): # figure
         'knows only the size of the vectors', 'the system', 'knows single words', 'knows the language')):
         dots(right, column, style, said)
     left.set(ylabel='share of valid sentences', xlabel='changes, one added at a time')
+    left.tick_params(axis='x', labelsize=8.5)
     right.set(yscale='log', ylim=(3e-5, .5), ylabel='ε-loss on held-out text', xlabel='systems that predict noise')
     left.legend(frameon=False, fontsize=8, loc=(.02, .62)); right.legend(frameon=False, fontsize=8, loc='lower left')
     return fig

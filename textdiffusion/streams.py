@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from .batching import step_generator
 from .corpora import Corpus, build_stream, load_corpus
@@ -21,7 +21,7 @@ from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
 from .grammar import GRAMMARS
 from .metrics import unigram_entropy
-from .models import CausalConfig, CausalLM
+from .models import CausalLM
 from .ngrams import NGram
 from .sampling import evaluating
 from .unmasking import canvas, categorical

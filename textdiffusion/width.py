@@ -6,9 +6,7 @@
 __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'ANSWER', 'source_gigabytes', 'facts', 'answer_figure']
 
 # %% ../nbs/04b_width.ipynb #8b677a24
-from functools import partial
-
-from .learned_rounding import PRESETS as ROUNDING, arms_of, end_vectors, read_corpus, train_arm
+from .learned_rounding import PRESETS as ROUNDING
 from .plotting import panels
 from .reading import Belief, Facts, Unit, change, fact, level
 from .statistics import below, estimate
