@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
+from helpers import call, checkout_at, ended_untrained, environment
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
