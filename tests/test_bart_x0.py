@@ -9,13 +9,14 @@ from transformers import BertConfig, BertModel
 from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
 from textdiffusion import unlocked_embeddings
 from textdiffusion.bart import Infiller, bart_model, check_fit, infill, infilling, small_bart, written
-from textdiffusion.bart_x0 import ARMS as FROZEN, PRESETS, BartLayers, ConvUNet, built
-from textdiffusion.latents import (Encoded, Latents, Words, improvement, levels_of, split_adamw, through_decoder,
-                                   word_distance)
+from textdiffusion.bart_x0 import ARMS as FROZEN, PRESETS, BartLayers, built
+from textdiffusion.latents import (ConvUNet, Encoded, Latents, Words, improvement, levels_of, split_adamw,
+                                   through_decoder, word_distance)
 from textdiffusion.corpora import load_corpus
 from textdiffusion.tokenizing import bpe_tokenizer
 from textdiffusion.denoising import input_sensitivity
 from textdiffusion.objectives import draw
+from textdiffusion.runs import prepare
 from textdiffusion.schedules import cosine
 from textdiffusion.optimizers import adamw
 from textdiffusion.training import fit, pretrain_stand_in
@@ -61,6 +62,11 @@ def test_a_saved_model_takes_the_place_of_the_stand_in(copy, saved):
     record = the_record(copy)
     made_on_saved_weights(record, saved, bart_model(str(saved)).num_parameters())
     assert [r['arm'] for r in record['rows']] == ['encoder', 'unet'] and len(record['paradox']) == 6
+
+@pytest.mark.parametrize('entry', ['01_bart_x0', '01b_unlocked_embeddings', '01c_whose_english'])
+def test_a_run_without_parameters_is_prepared(entry):
+    cfg = prepare(entry, {}).cfg
+    assert cfg.corpus == 'restaurants' and cfg.steps > 0
 
 # refusals -------------------------------------------------------------------------------------------------------------
 

@@ -74,7 +74,7 @@ def prepare(
     for slot in read_pins(root).get(entry.name, dict(pins={}))['pins']: pinned(entry.name, *slot.split(' ', 1), root)
     from textdiffusion.corpora import load_corpus
     corpus = load_corpus(cfg.corpus, seq_len=getattr(cfg, 'seq_len', None), data_dir=getattr(cfg, 'data_dir', None))
-    if hasattr(module, 'check'): module.check(cfg, corpus)
+    if hasattr(module, 'check'): module.check(SimpleNamespace(**dict.fromkeys(known) | vars(cfg)), corpus)
     told = {k: getattr(cfg, k) for k in ['preset', *given] if k in known}
     return Plan(entry, cfg, told, run_key(entry, cfg, corpus, root), root)
 

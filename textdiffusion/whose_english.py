@@ -43,6 +43,7 @@ def toward(
     "What a constant scores"
     return F.cosine_similarity(mean.expand_as(x), x, dim=-1)[words].mean().item()
 
+# %% ../nbs/01c_whose_english.ipynb #52ca76d4
 def constants(
     run,
     ground, # of a seed
@@ -57,6 +58,7 @@ def constants(
             'mean to standardised': toward(trained[some != data.pad_id].mean(0), x0, words),
             'place': toward(fitted.mean(0), x0, words)}
 
+# %% ../nbs/01c_whose_english.ipynb #13181b70
 def first_token(
     run,
     ground, # of a seed
@@ -98,6 +100,7 @@ def reading_facts(
                  alone_noised=level(rows, score, way=BY_POSITION, level=1500), own_follows=words('follows', 0),
                  own_right=words('right', 0))
 
+# %% ../nbs/01c_whose_english.ipynb #04483197
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     rows, clean, first, levels = (record[k] for k in ('rows', 'clean', 'first', 'levels'))
