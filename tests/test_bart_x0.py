@@ -1,12 +1,13 @@
 "Entry 01 as a reader runs it: a saved BART in the place of the stand-in, what is refused, what its parts promise"
 import json
+import shutil
 from functools import partial
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
+from helpers import ROOT, call, checkout_at, ended_untrained, environment, made_on_saved_weights
 from textdiffusion import unlocked_embeddings
 from textdiffusion.bart import Infiller, bart_model, check_fit, infill, infilling, small_bart, written
 from textdiffusion.bart_x0 import ARMS as FROZEN, PRESETS, BartLayers, built
@@ -27,8 +28,11 @@ SPECIAL = [DATA.pad_id, DATA.bos_id, DATA.eos_id]
 
 @pytest.fixture
 def copy(tmp_path):
-    "A checkout of its own, so that nothing here is touched"
-    return checkout_at(tmp_path/'checkout')
+    "A checkout of its own with the pinned records of which the page speaks, so that nothing here is touched"
+    root = checkout_at(tmp_path/'checkout')
+    shutil.copy(ROOT/'journal/pinned.json', root/'journal')
+    shutil.copytree(ROOT/'journal/01_bart_x0', root/'journal/01_bart_x0', ignore=shutil.ignore_patterns('*.ipynb'))
+    return root
 
 def tiny(seed=0, dropout=0.):
     torch.manual_seed(seed)

@@ -74,7 +74,8 @@ def table_facts(rows) -> Facts: # distances over those at the start; differences
         all_500=moved('right_500', 'all', 'none'), all_500_ce=moved('right_500', 'all-ce', 'none-ce'),
         t0_0=moved('right_0', 't0', 'none'), none_all=moved('right_1500', 'none', 'all'),
         t0_all=moved('right_1500', 't0', 'all'), back=moved('right_500', 'none-ce', 'none'),
-        back_1500=moved('right_1500', 'none-ce', 'none'), back_apart=change(rows, 'distance', 'none-ce', 'none'))
+        back_1500=moved('right_1500', 'none-ce', 'none'),
+        back_apart=change(rows, 'distance', 'none-ce', 'none')._replace(unit=Unit()))
 
 # %% ../nbs/01b_unlocked_embeddings.ipynb #fc4e749f
 def facts(record) -> Facts: # by name
@@ -92,7 +93,7 @@ def facts(record) -> Facts: # by name
 ANSWER = """**They shrink together, under every loss that was tried.** The mean distance of two words falls to
 {{apart_none}} of its start without cross-entropy and to {{apart_t0_ce}} under Diffusion-LM's own loss.
 Rounding gets harder: at `86 %` noise {{none_1500}} of the words are right, {{frozen_1500}} with frozen
-vectors; cross-entropy gives back {{back_1500}}."""
+vectors; cross-entropy changes that by {{back_1500}}."""
 
 def answer_figure(record): # figure
     "Distance of words, and words right at much noise, by arm"
