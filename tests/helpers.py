@@ -33,7 +33,7 @@ def outputs(path):
                    for o in c.get('outputs', []))
 
 def code_of(notebook, *names, until='display('):
-    "The code cells of an entry that define these functions, each up to the first line that begins with `until` or displays something"
+    "The code cells of an entry that define these functions, each up to a line that begins with `until` or displays"
     nb = json.loads((ROOT/notebook).read_text(encoding='utf-8'))
     cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
     return '\n'.join(c.split('\ndisplay(')[0].split(f'\n{until}')[0] for c in cells
@@ -77,14 +77,14 @@ def refused_at_once(words, *command):
     assert time.perf_counter() - start < 120
 
 def failed_before_training(done, page, words):
-    "The first failing cell of a notebook that papermill ran is a ValueError that holds the words; nothing was planned yet"
+    "The first failing cell of a notebook that papermill ran is a ValueError with the words; nothing was planned yet"
     nb = json.loads(page.read_text(encoding='utf-8'))
     failed = [o for c in nb['cells'] for o in c.get('outputs', []) if o['output_type'] == 'error']
     assert done.returncode != 0 and failed[0]['ename'] == 'ValueError' and all(w in failed[0]['evalue'] for w in words)
     assert 'planned steps' not in outputs(page)
 
 def ended_untrained(done, root, words, training):
-    "A run ended with one sentence that holds the words; `training`, which a progress bar would say, was not said, and no record was made"
+    "A run ended with one sentence that holds the words, without `training`, as a progress bar says, or a record"
     last = done.stderr.strip().splitlines()[-1]
     assert done.returncode != 0 and last.startswith('textdiffusion: ') and all(w in last
                                                                                for w in words), done.stderr[-2000:]
@@ -96,7 +96,7 @@ def made_on_saved_weights(record, folder, parameters):
     assert record['parameters']['base_model'].startswith('local, ') and str(folder) not in json.dumps(record)
 
 def overhead(sampler):
-    "What a sampler, `(denoiser, z) -> anything`, costs beside the denoiser's own calls, as a share of them: in one run, so that a busy machine slows both; the best of three"
+    "What a sampler, `(denoiser, z) -> anything`, costs beside the denoiser's calls, as their share: the best of three"
     import torch
     from textdiffusion.models import MaskedConfig, MaskedDenoiser
     torch.manual_seed(0)

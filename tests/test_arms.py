@@ -21,5 +21,6 @@ TODAY = random.Random(datetime.date.today().toordinal()).sample(ALL, 3)
 @pytest.mark.parametrize('entry, arm', ALL if os.environ.get('SOAK') else TODAY)
 def test_an_arm_runs_alone(entry, arm, tmp_path):
     page = tmp_path/'page.ipynb'
-    done = call('papermill', ROOT/f'nbs/{entry}.ipynb', page, '-p', 'preset', 'smoke', '-p', 'arms', arm, '--no-progress-bar')
+    done = call('papermill', ROOT/f'nbs/{entry}.ipynb', page, '-p', 'preset', 'smoke', '-p', 'arms', arm,
+                '--no-progress-bar')
     assert done.returncode == 0, done.stderr[-1500:]

@@ -17,7 +17,8 @@ from textdiffusion.tokenizing import bpe_tokenizer
 from textdiffusion.denoising import input_sensitivity
 from textdiffusion.objectives import draw
 from textdiffusion.schedules import cosine
-from textdiffusion.training import adamw, fit, pretrain_stand_in
+from textdiffusion.optimizers import adamw
+from textdiffusion.training import fit, pretrain_stand_in
 
 ARMS = FROZEN | unlocked_embeddings.ARMS
 DATA = load_corpus('restaurants')

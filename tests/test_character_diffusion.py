@@ -15,7 +15,7 @@ from textdiffusion.denoising import masked_nelbo
 from textdiffusion.models import CausalConfig, CausalLM
 from textdiffusion.objectives import grid_t, masked_ce
 from textdiffusion.records import Run
-from textdiffusion.sampling import unmask
+from textdiffusion.unmasking import unmask
 from textdiffusion.streams import continue_text, fixed_windows, next_nll, running_text, write
 from textdiffusion.tiny_diffusion_recipe import TinyDiffusion, by_call, first_16
 

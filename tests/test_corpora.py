@@ -1,4 +1,4 @@
-"Corpora: where text comes from, what is refused, what is repaired, and that a batch is a pure function of its arguments"
+"Corpora: where text comes from, what is refused, what is repaired, and that a batch depends on its arguments alone"
 import csv
 import io
 import json
@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models
 from transformers import PreTrainedTokenizerFast
 
 from textdiffusion import corpora, reading_text, tokenizing
-from textdiffusion.corpora import CORPORA, build_corpus, draw_seed, epoch_rows, load_corpus
+from textdiffusion.batching import draw_seed, epoch_rows
+from textdiffusion.corpora import CORPORA, build_corpus, load_corpus
 from textdiffusion.reading_text import TO_BYTE, read_lines, read_plain, repair_all, repair_encoding
 from textdiffusion.tokenizing import (LONG, block_rows, bpe_tokenizer, char_tokenizer, encode, encode_stream,
                                       list_tokenizer,
@@ -144,9 +145,8 @@ def test_same_corpus_from_files_and_hub(tmp_path, monkeypatch):
     monkeypatch.setattr(corpora, 'hub_dataset', lambda repo: {k: {'label': [r[0] for r in v],
                                                                   'text': [r[1] for r in v]} for k, v in parts.items()})
     files, hub = load_corpus('rotten_tomatoes', data_dir=tmp_path), load_corpus('rotten_tomatoes')
-    assert files.text == hub.text and files.fingerprint == hub.fingerprint and (files.info['source'],
-                                                                                hub.info['source']) == ('argument',
-                                                                                                        'cache or hub')
+    assert files.text == hub.text and files.fingerprint == hub.fingerprint
+    assert (files.info['source'], hub.info['source']) == ('argument', 'cache or hub')
     assert [sum(t.startswith('pos') for t in texts) for texts in files.text.values()] == [32, 4, 4]
 
 
@@ -337,8 +337,8 @@ LETTERS = 'abzÀÁÂÃÄÅÇÉÍÑÓÖØÚÜßàâãäåçéíñóöøúüÿĀč
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.lists(st.text(LETTERS, min_size=1, max_size=6).flatmap(lambda word: st.sampled_from(['', '…', '’', '”', '—',
-                                                                                               '™', '®', 'ª', 'º', '»', '\xa0', '.', ',']).map(word.__add__)), max_size=6))
+@given(st.lists(st.text(LETTERS, min_size=1, max_size=6).flatmap(lambda word: st.sampled_from(
+    ['', '…', '’', '”', '—', '™', '®', 'ª', 'º', '»', '\xa0', '.', ',']).map(word.__add__)), max_size=6))
 def test_words_with_accents_and_punctuation_are_left_alone(words):
     text = ' '.join(words)
     assert repair_encoding(text) == text
@@ -369,10 +369,11 @@ def test_save_and_load(build, tmp_path):
     tok = build(TEXTS)
     tok.save_pretrained(tmp_path)
     again = PreTrainedTokenizerFast.from_pretrained(tmp_path)
-    assert again.get_vocab() == tok.get_vocab() and tok.convert_ids_to_tokens([0, 1, 2, 3, len(tok)-1]) == ['[PAD]',
-                                                                                                            '[BOS]', '[EOS]', '[UNK]', '[MASK]']
+    assert again.get_vocab() == tok.get_vocab()
+    assert tok.convert_ids_to_tokens([0, 1, 2, 3, len(tok)-1]) == ['[PAD]', '[BOS]', '[EOS]', '[UNK]', '[MASK]']
     for text in [*TEXTS, 'the Zebra (2)']:
-        assert again.encode(text) == tok.encode(text) and again.decode(again.encode(text)) == tok.decode(tok.encode(text))
+        assert again.encode(text) == tok.encode(text)
+        assert again.decode(again.encode(text)) == tok.decode(tok.encode(text))
 
 
 @given(st.text(max_size=30))
@@ -412,8 +413,8 @@ def test_a_saved_tokenizer_gives_the_same_corpus(oracle, tmp_path):
 
 def test_oracle_in_another_tokenizer(oracle):
     c = load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=320))
-    assert c.vocab_size == 320 and c.mask_id == 320 and c.text == oracle.text and c.words(c.batch(3,
-                                                                                                  32)) == oracle.words(oracle.batch(3, 32))
+    assert c.vocab_size == 320 and c.mask_id == 320 and c.text == oracle.text
+    assert c.words(c.batch(3, 32)) == oracle.words(oracle.batch(3, 32))
 
 
 ODD = ['press [EOS] to stop', 'the [MASK] is a token', 'fill [PAD] here', '[BOS] [CLS] [SEP]', '[EOS][EOS]', 'a[MASK]b']
@@ -485,10 +486,10 @@ def test_the_oracle_speaks_its_language(oracle):
                             'rotten_tomatoes', 'imdb'}
     for name in ('restaurants', 'restaurants-large'):
         c = oracle if name == 'restaurants' else load_corpus(name)
-        assert [len(getattr(c, s)) for s in ('train', 'valid', 'test')] == [20_000, 2_000,
-                                                                            2_000] and c.seq_len == c.grammar.max_len+2
-        assert (c.pad_id, c.bos_id, c.eos_id, c.special['unk'], c.mask_id) == (0, 1, 2, 3,
-                                                                               c.vocab_size) and c.vocab_size == len(c.grammar.words)+4
+        assert [len(getattr(c, s)) for s in ('train', 'valid', 'test')] == [20_000, 2_000, 2_000]
+        assert c.seq_len == c.grammar.max_len+2
+        assert (c.pad_id, c.bos_id, c.eos_id, c.special['unk'], c.mask_id) == (0, 1, 2, 3, c.vocab_size)
+        assert c.vocab_size == len(c.grammar.words)+4
         assert all(c.grammar.contains(w) for w in c.words(torch.cat([c.train[:100], c.valid[:100], c.test[:100],
                                                                      c.batch(0, 100)])))
         assert c.info['source'] == 'oracle' and c.info['oov'] == c.info['cut'] == dict(train=0, valid=0, test=0)
@@ -533,8 +534,8 @@ def test_fresh_sentences_are_not_the_fixed_ones(oracle):
 
 def test_the_device_follows(oracle):
     moved = oracle.to('meta')
-    assert moved.train.device.type == moved.batch(0,
-                                                  4).device.type == 'meta' and oracle.train.device.type == 'cpu' and moved.fingerprint == oracle.fingerprint
+    assert moved.train.device.type == moved.batch(0, 4).device.type == 'meta' and oracle.train.device.type == 'cpu'
+    assert moved.fingerprint == oracle.fingerprint
 
 
 # --- the real corpora ---
@@ -583,8 +584,8 @@ def test_damaged_e2e_is_repaired_whole(e2e):
 @pytest.mark.parametrize('name, tokens, V', [('tiny_shakespeare', 1_003_776, 69), ('rotten_tomatoes', 203_842, 6_192)])
 def test_other_texts(name, tokens, V):
     c = load_corpus(name, data_dir=DATA)
-    assert c.info['sizes']['train']['tokens'] == tokens and c.vocab_size == V and c.info['encoding'] == dict(found=0,
-                                                                                                             repaired=0)
+    assert c.info['sizes']['train']['tokens'] == tokens and c.vocab_size == V
+    assert c.info['encoding'] == dict(found=0, repaired=0)
 
 
 @real_text

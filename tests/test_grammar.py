@@ -4,7 +4,9 @@ import math, random, time
 import pytest, torch
 import torch.nn.functional as F
 
-from textdiffusion.grammar import GRAMMARS, SLOTS, Grammar, ambiguity, leaves, load_grammar, read_rules
+from textdiffusion.automata import ambiguity, read_rules
+from textdiffusion.grammar import GRAMMARS, Grammar, leaves, load_grammar
+from textdiffusion.restaurants import SLOTS
 
 FLOORS = {'restaurants': dict(words=60, nats=10, longest=28, five_gram=.81),
           'restaurants-large': dict(words=160, nats=15, longest=48, five_gram=.51)}
@@ -89,7 +91,8 @@ def test_building_is_fast_and_cached(grammar):
 
 
 def test_unambiguous(grammar):
-    # the premises of the proof: every state can be reached from the start and reaches the end, so a pair that meets is a sentence with two derivations
+    # the premises of the proof: every state can be reached from the start and reaches the end,
+    # so a pair that meets is a sentence with two derivations
     reached, ends = {0}, {grammar.end}
     for _ in range(grammar.max_len + 1):
         reached |= {a.target for a in grammar.arcs if a.source in reached}

@@ -1,4 +1,5 @@
-"""Masked diffusion: oracles of MDLM's and dLLM's code, sources whose entropy is known, the perfect denoiser and its ceiling, what sampling costs, and every refusal."""
+"""Masked diffusion: oracles of MDLM's and dLLM's code, sources whose entropy is known,
+the perfect denoiser and its ceiling, what sampling costs, and every refusal."""
 import math
 from dataclasses import replace
 from itertools import product
@@ -12,13 +13,16 @@ from textdiffusion import grammar
 from textdiffusion.corpora import oracle
 from textdiffusion.tokenizing import list_tokenizer
 from textdiffusion.denoising import _mask_exactly, _stratified_counts, masked_nelbo
-from textdiffusion.grammar import Grammar, read_rules
+from textdiffusion.automata import read_rules
+from textdiffusion.grammar import Grammar
 from textdiffusion.metrics import exact_nll, nll_rates, oracle_scores
 from textdiffusion.models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, load, rms_norm, rotary
-from textdiffusion.objectives import bound_weight, forbid, mask_tokens, masked_bound, masked_ce, masked_draw, masked_nll, stratified_t, subs
+from textdiffusion.objectives import (bound_weight, forbid, mask_tokens, masked_bound, masked_ce, masked_draw,
+    masked_nll, stratified_t, subs)
 from textdiffusion.oracles import _is_possible, masked_oracle
 from textdiffusion.plotting import denoising_strip, moments
-from textdiffusion.sampling import ancestral, canvas, categorical, even_times, greedy, random_k, scheduled, threshold, top_k, unmask
+from textdiffusion.unmasking import (ancestral, canvas, categorical, even_times, greedy, random_k, scheduled,
+    threshold, top_k, unmask)
 from textdiffusion.schedules import MASK_SCHEDULES, mask_cosine, mask_linear, mask_log_linear
 
 SIZES = dict(vocab_size=11, d_model=32, n_layers=2, n_heads=2)
@@ -66,8 +70,8 @@ def test_blocks_are_what_they_were_before_their_parts_had_names():
     with torch.no_grad():
         for p in block.parameters(): p.normal_(std=.3)
         q, k, v = block.qkv(rms_norm(h)).view(3, 5, 3, 2, 8).permute(2, 0, 3, 1, 4)
-        a = h + block.out(F.scaled_dot_product_attention(rotary(rms_norm(q)), rotary(rms_norm(k)), v).transpose(1,
-                                                                                                                2).reshape(3, 5, 16))
+        seen = F.scaled_dot_product_attention(rotary(rms_norm(q)), rotary(rms_norm(k)), v)
+        a = h + block.out(seen.transpose(1, 2).reshape(3, 5, 16))
         assert torch.equal(block(h), a + block.down(F.relu(block.up(rms_norm(a))).square()))
 
 @pytest.mark.parametrize('part, other', [('norm', lambda x: x), ('turn', lambda x: x), ('scale', lambda x: x),
@@ -91,7 +95,8 @@ def test_weights_and_log_linear_of_mdlm():
         torch.testing.assert_close(bound_weight(alpha_bar, t), torch.tensor([1000., 2., 1.], dtype=torch.float64),
                                    rtol=1e-10, atol=0)
     one = torch.ones(1, dtype=torch.float64)
-    assert 1 - mask_log_linear(one).item() == pytest.approx(.999) and -mask_log_linear(one).log().item() == pytest.approx(6.9078, abs=5e-5)
+    assert 1 - mask_log_linear(one).item() == pytest.approx(.999)
+    assert -mask_log_linear(one).log().item() == pytest.approx(6.9078, abs=5e-5)
     assert bound_weight(mask_linear, torch.tensor([.25])).dtype == torch.float32
 
 @pytest.mark.parametrize('name', MASK_SCHEDULES)
@@ -150,8 +155,8 @@ def test_a_batch_without_masks_costs_nothing_and_has_a_gradient(loss):
         model.zero_grad()
         out = loss(11, **how)(model, ids)
         out['loss'].backward()
-        assert out['loss'] == 0 and all(v.isfinite().all() for v in out.values()) and all(p.grad is not None
-                                                                                          and not p.grad.any() for p in model.parameters())
+        assert out['loss'] == 0 and all(v.isfinite().all() for v in out.values())
+        assert all(p.grad is not None and not p.grad.any() for p in model.parameters())
 
 # ---- the bound of sources that are known -------------------------------------------
 
@@ -181,7 +186,7 @@ def test_the_bound_of_independent_words_is_their_entropy():
     assert abs((bound - row).mean()) < 4*(bound - row).std()/2000**.5 and (bound - row).std() < .6*bound.std()
 
 def test_the_level_makes_the_bound_exact_for_a_model_that_reads_it():
-    "A predictor whose price is its level t: the integral of (1/t)·m·t·t is m/2; the share k/m in place of t would say (m+1)/2"
+    "A predictor whose price is its level t: the integral of (1/t)·m·t·t is m/2; with the share k/m for t, (m+1)/2"
     def price(z, share): return torch.stack([-share, torch.log(-torch.expm1(-share))], -1)[:, None].expand(*z.shape, 2)
     m, ids = 4, torch.zeros(4000, 4, dtype=torch.long)
     bound = masked_nelbo(price, ids, 2, draws=16, batch=4000)
@@ -220,8 +225,8 @@ def test_levels_are_beta_and_independent_of_which_positions():
     z, level = _mask_exactly(ids, torch.full((20_000,), 2), free.expand(20_000, 6), 1, seeded())
     assert not (z[:, 0] == 1).any() and ((z == 1).sum(1) == 2).all()
     # Beta(2, 4)
-    assert level.mean().item() == pytest.approx(2/6, abs=.004) and level.var().item() == pytest.approx(2*4/(36*7),
-                                                                                                       abs=.002)
+    assert level.mean().item() == pytest.approx(2/6, abs=.004)
+    assert level.var().item() == pytest.approx(2*4/(36*7), abs=.002)
     assert (z[:, 1:] == 1).float().mean(0).tolist() == pytest.approx([.4]*5, abs=.02)
     assert abs(torch.corrcoef(torch.stack([level, (z[:, 1] == 1).float()]))[0, 1]) < .03
 
@@ -258,9 +263,8 @@ def test_nothing_stays_masked_and_nothing_said_is_changed(pick, choose):
     ids, trace = unmask(model, z, 6, 11, pick=pick, choose=choose, generator=seeded(), trace_every=1)
     assert ids.max() < 11 and torch.equal(ids[z != 11], z[z != 11]) and (z == 11).any()
     for a, b in zip(trace, trace[1:]):
-        assert torch.equal(b['ids'][a['ids'] != 11],
-                           a['ids'][a['ids'] != 11]) and torch.equal(b['confidence'][a['ids'] != 11],
-                                                                     a['confidence'][a['ids'] != 11])
+        assert torch.equal(b['ids'][a['ids'] != 11], a['ids'][a['ids'] != 11])
+        assert torch.equal(b['confidence'][a['ids'] != 11], a['confidence'][a['ids'] != 11])
     assert torch.equal(ids, trace[-1]['ids']) and trace[-1]['t'] == 0
     plain, none = unmask(model, z, 6, 11, pick=pick, choose=choose, generator=seeded())
     # looking changes nothing; the same state, the same text
@@ -303,7 +307,7 @@ def test_confidence_rules_take_the_most_confident():
     assert order(pick=threshold(.85)) == [[0, 1, 2, 3], [2, 3], [2], []] and order(pick=threshold(1.))[-1] == []
 
 def test_two_calls_of_the_ancestral_sampler_have_their_exact_law():
-    "All 3-letter strings of a four-sentence language: subsets revealed at the first call, words drawn side by side, then the rest"
+    "All 3-letter strings of a four-sentence language: subsets at the first call, words side by side, then the rest"
     sentences, p = torch.tensor([[0, 1, 2], [0, 3, 4], [1, 1, 3], [4, 2, 0]]), torch.tensor([.4, .3, .2, .1])
     def exact(z, share):
         agrees = ((z[:, None] == 5) | (z[:, None] == sentences)).all(-1).float()
@@ -338,7 +342,7 @@ def test_the_largest_gumbel_numbers():
         assert -(-top.log()).log().item() == pytest.approx(known, abs=1e-4)
 
 def joint_run(dtype, n, calls=1200, rare=12_000):
-    "A perfect model of words without order, in the manner of MDLM's sampler: a word or staying masked is one draw. Share of rare words, true .5"
+    "Share of rare words, true .5, of a perfect model of unordered words, drawn as MDLM does: a word or staying masked"
     words = torch.cat([torch.full((10,), .05), torch.full((rare,), .5/rare)]).double().log()
     generator, left, found = seeded(), n, 0
     for i in range(calls):
@@ -351,7 +355,7 @@ def joint_run(dtype, n, calls=1200, rare=12_000):
     return found/n
 
 def test_float32_lowers_the_entropy_of_a_thousand_calls():
-    "Expected shares of rare words .32 and .5, with standard errors of .06 and .09; the entropy of the text falls with the share"
+    "Expected shares of rare words .32 and .5, with standard errors of .06 and .09; the entropy falls with the share"
     lost, whole = joint_run(torch.float32, n=64), joint_run(torch.float64, n=32)
     def entropy(share): return -(1-share)*math.log((1-share)/10) - share*math.log(share/12_000)
     assert lost < .44 < whole + .1 and lost < whole and entropy(lost) < entropy(.5) - .3, (lost, whole)
@@ -361,7 +365,8 @@ def test_float32_lowers_the_entropy_of_a_thousand_calls():
 # The small language of the prototype (recipes/oracle_small.py): 1,296,972 sentences of at most 28 words, so L = 30.
 SMALL = '''
 Text   = .35 Name is/X Desc ./X | .25 Name Verb ./X | .2 Place ,/X Name Verb ./X | .2 Name is/X Desc and/X Verb ./X
-Name   = the/X eagle/X | the/X mill/X | the/X punter/X | the/X vaults/X | cotto/X | zizzi/X | aromi/X | strada/X | the/X golden/X curry/X | the/X rice/X boat/X | loch/X fyne/X | blue/X spice/X
+Name   = the/X eagle/X | the/X mill/X | the/X punter/X | the/X vaults/X | cotto/X | zizzi/X | aromi/X | strada/X
+       | the/X golden/X curry/X | the/X rice/X boat/X | loch/X fyne/X | blue/X spice/X
 Desc   = .4 a/X Praise Spot | .6 a/X Praise Spot Place
 Praise = .3 cheap/X | .2 family/X friendly/X | .2 high/X priced/X | .15 moderately/X priced/X | .15 highly/X rated/X
 Spot   = .7 Food Inn | .3 Inn
@@ -369,7 +374,8 @@ Food   = english/X | french/X | italian/X | japanese/X | indian/X
 Inn    = .4 restaurant/X | .35 pub/X | .25 coffee/X shop/X
 Place  = .4 in/X the/X Area | .3 near/X Name | .3 by/X the/X river/X near/X Name
 Area   = city/X centre/X | riverside/X area/X
-Verb   = .35 serves/X Food food/X | .3 has/X a/X Rate customer/X rating/X | .2 offers/X Food food/X Price | .15 serves/X Food food/X and/X has/X a/X Rate customer/X rating/X
+Verb   = .35 serves/X Food food/X | .3 has/X a/X Rate customer/X rating/X | .2 offers/X Food food/X Price
+       | .15 serves/X Food food/X and/X has/X a/X Rate customer/X rating/X
 Rate   = .34 low/X | .33 average/X | .33 high/X
 Price  = for/X less/X than/X Sum | for/X more/X than/X Sum
 Sum    = twenty/X pounds/X | thirty/X pounds/X
@@ -422,8 +428,8 @@ def test_masked_oracle_is_the_grammars_posterior(small):
     expected = g.posterior(symbol[ids[:, 1:]].masked_fill(hidden[:, 1:], -1))
     torch.testing.assert_close(p[:, 1:, words], expected[..., :-1])
     torch.testing.assert_close(p[:, 1:, small.eos_id] + p[:, 1:, small.pad_id], expected[..., -1])
-    assert (p[:, 0, small.bos_id] == 1).all() and (p.sum(-1) - 1).abs().max() < 1e-9 and not p[...,
-                                                                                               small.special['unk']].any()
+    assert (p[:, 0, small.bos_id] == 1).all() and (p.sum(-1) - 1).abs().max() < 1e-9
+    assert not p[..., small.special['unk']].any()
 
 def test_an_impossible_canvas_is_answered_as_an_empty_one(small):
     ids = small.test[:3].clone()
@@ -504,7 +510,8 @@ def test_refusals_of_losses_and_evaluation(small):
         masked_oracle(replace(small, tokenizer=list_tokenizer(['the'])))
     class Text: grammar, name = None, 'wikitext2'
     with pytest.raises(ValueError,
-                       match='masked_oracle needs an oracle language, and wikitext2 is real text; choose restaurants or restaurants-large'):
+                       match='masked_oracle needs an oracle language, and wikitext2 is real text; choose restaurants '
+                             'or restaurants-large'):
         masked_oracle(Text)
     with pytest.raises(ValueError, match='d_model 30 must be divisible'): MaskedConfig(d_model=30)
 

@@ -47,20 +47,20 @@ def test_sqrt_checkpoints_of_the_reference():
     table = sqrt(grid())
     known = {0: .985359, 10: .93451, 100: .78288, 500: .50444, 1000: .29542, 1500: .13498}
     for i, value in known.items(): assert table[i].item() == pytest.approx(value, abs=5e-6)
-    assert table[1998].item() == pytest.approx(2.02e-4, rel=1e-3) and table[1999].item() == pytest.approx(2.02e-7,
-                                                                                                          rel=1e-3)
+    assert table[1998].item() == pytest.approx(2.02e-4, rel=1e-3)
+    assert table[1999].item() == pytest.approx(2.02e-7, rel=1e-3)
     first_noise = {name: sigma(grid()[:1], SCHEDULES[name]).item() for name in REFERENCE}
     assert first_noise['sqrt'] == pytest.approx(.1210, abs=5e-5)
-    assert first_noise['linear'] == pytest.approx(.0071, abs=5e-5) and first_noise['cosine'] == pytest.approx(.0045,
-                                                                                                              abs=5e-5)
-    assert first_noise['trunc_linear'] == pytest.approx(.1, abs=5e-4) and first_noise['pw_linear'] == pytest.approx(.1,
-                                                                                                                    abs=5e-4)
+    assert first_noise['linear'] == pytest.approx(.0071, abs=5e-5)
+    assert first_noise['cosine'] == pytest.approx(.0045, abs=5e-5)
+    assert first_noise['trunc_linear'] == pytest.approx(.1, abs=5e-4)
+    assert first_noise['pw_linear'] == pytest.approx(.1, abs=5e-4)
 
 
 def test_200_step_table_is_the_fine_one_at_every_tenth_time_but_for_its_floor():
     coarse = from_betas(torch.from_numpy(reference_betas(numpy_sqrt, 200)))(grid(200))
-    assert coarse[0].item() == pytest.approx(.937965, abs=5e-7) and (1-coarse[0]).sqrt().item() == pytest.approx(.2491,
-                                                                                                                 abs=5e-5)
+    assert coarse[0].item() == pytest.approx(.937965, abs=5e-7)
+    assert (1-coarse[0]).sqrt().item() == pytest.approx(.2491, abs=5e-5)
     assert coarse[199].item() == pytest.approx(2.48e-6, rel=2e-3)
     torch.testing.assert_close(coarse[:-1], sqrt(grid(200))[:-1], rtol=1e-9, atol=0)
     torch.testing.assert_close(sqrt(grid(200)), sqrt(grid())[9::10], rtol=1e-12, atol=0)
@@ -130,7 +130,8 @@ def test_two_steps_of_the_posterior_are_one():
     a0, a, v = posterior_weights(ab_u, ab_t)
     b0, b, w = posterior_weights(ab_t, ab_s)
     direct0, direct, variance = posterior_weights(ab_u, ab_s)
-    assert b0 + b*a0 == pytest.approx(direct0) and b*a == pytest.approx(direct) and w + b**2*v == pytest.approx(variance)
+    assert b0 + b*a0 == pytest.approx(direct0) and b*a == pytest.approx(direct)
+    assert w + b**2*v == pytest.approx(variance)
 
 
 def test_posterior_takes_one_pair_of_times_per_sentence():
@@ -244,8 +245,8 @@ def test_conditioning_time_falls_strictly_from_one_and_ends_clean(schedule, lang
     def perfect(x_t, t, x0_prev): asked.append(t); return emb[ids], emb[ids] @ emb.T
     latents, _ = sample(perfect, (3, 7, 8), SCHEDULES[schedule], 30, decode=lambda x, logits: x)
     times = torch.stack(asked)
-    assert times.shape == (30,
-                           3) and times.dtype == torch.float32 and (times[0] == 1).all() and (times.diff(dim=0) < 0).all()
+    assert times.shape == (30, 3) and times.dtype == torch.float32 and (times[0] == 1).all()
+    assert (times.diff(dim=0) < 0).all()
     assert times[-1, 0] == pytest.approx(1/T) and torch.equal(latents, emb[ids])
 
 

@@ -18,7 +18,8 @@ from textdiffusion.corpora import load_corpus
 from textdiffusion.models import MaskedConfig, MaskedDenoiser
 from textdiffusion.objectives import diffusion_lm, masked_ce, token_ce
 from textdiffusion.plans import describe, digest, plan_of
-from textdiffusion.training import fit, muon_adamw
+from textdiffusion.optimizers import muon_adamw
+from textdiffusion.training import fit
 torch.manual_seed(0)
 corpus = load_corpus('restaurants')
 model = MaskedDenoiser(MaskedConfig(vocab_size=11, d_model=32, n_layers=1, n_heads=2))

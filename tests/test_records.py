@@ -59,7 +59,7 @@ def test_the_checkout_is_found_from_anywhere(root, monkeypatch):
     monkeypatch.chdir('/')
     assert checkout.find_root() == Path(checkout.__file__).resolve().parents[1]
 
-# runs ------------------------------------------------------------------------------------------------------------------
+# runs -----------------------------------------------------------------------------------------------------------------
 
 def test_a_piece_is_computed_once_and_comes_back_exactly(tmp_path):
     calls = []
@@ -78,12 +78,13 @@ def test_without_a_folder_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.delenv('TEXTDIFFUSION_RUN', raising=False)
     monkeypatch.chdir(tmp_path)
     run = begin('01_toy', PRESETS, preset='cpu')
-    assert run.folder is None and run.folder_of('a') is None and run.cached('a',
-                                                                            lambda: 1) == 1 and a_run().record(experiment)
+    assert run.folder is None and run.folder_of('a') is None and run.cached('a', lambda: 1) == 1
+    assert a_run().record(experiment)
     assert not list(tmp_path.iterdir())
 
 def test_the_lock_holds_between_processes_and_ends_with_them(tmp_path):
-    code = (f'from pathlib import Path; from textdiffusion.checkout import hold; f = hold(Path({str(tmp_path/"lock")!r})); '
+    code = (f'from pathlib import Path; from textdiffusion.checkout import hold; f = '
+            f'hold(Path({str(tmp_path/"lock")!r})); '
             'print("held", flush=True); input()')
     other = subprocess.Popen([sys.executable, '-c', code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert other.stdout.readline() == 'held\n'
@@ -104,7 +105,7 @@ def test_the_key_stands_for_the_work_and_not_for_its_place(root, tmp_path_factor
     (root/'toylib'/'more.py').write_text('x = 1')
     assert key() != before
 
-# records ---------------------------------------------------------------------------------------------------------------
+# records --------------------------------------------------------------------------------------------------------------
 
 def test_a_record_holds_what_is_needed_to_judge_it(tmp_path):
     rec = a_run(tmp_path, data_dir=str(tmp_path)).record(lambda run: experiment(run, curves=[1.5]))
@@ -168,8 +169,9 @@ def test_a_broken_record_of_another_entry_harms_nobody(root):
     (root/'journal/02_other/x.json').write_text('{')
     (root/'journal/pinned.json').write_text(json.dumps({'01_toy': dict(headline='cpu restaurants',
                                                                        pins={'cpu restaurants': '01_toy/one'})}))
-    assert headline('01_toy', root) == pinned('01_toy', 'cpu', 'restaurants', root) == records(root,
-                                                                                               '01_toy')[0] == find_record('one', root)
+    found = find_record('one', root)
+    assert headline('01_toy', root) == pinned('01_toy', 'cpu', 'restaurants', root) == found
+    assert found == records(root, '01_toy')[0]
 
 @pytest.mark.parametrize('pins', ['[]', '{"01_toy": {}}', '{"01_toy": 3}',
                                   '{"01_toy": {"headline": "x", "pins": {"x": "../../etc/passwd"}}}'])
@@ -178,7 +180,7 @@ def test_damaged_pins_are_one_sentence(root, pins):
     with pytest.raises(ValueError) as e: pinned('01_toy', root=root)
     assert '\n' not in str(e.value)
 
-# drift -----------------------------------------------------------------------------------------------------------------
+# drift ----------------------------------------------------------------------------------------------------------------
 
 def test_drift():
     def make(*rows): return a_run().record(lambda run: experiment(run, rows=list(rows)))
@@ -193,7 +195,7 @@ def test_drift():
         assert 'not comparable' in why['why'] and next(iter(other)) in why['why']
     assert 'nothing is pinned' in drift(new, None, {})[0]['why']
 
-# publishing ------------------------------------------------------------------------------------------------------------
+# publishing -----------------------------------------------------------------------------------------------------------
 
 def test_publishing_never_overwrites_and_is_taken_up_again(root):
     record = root/'record.json'

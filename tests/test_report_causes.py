@@ -10,7 +10,8 @@ from textdiffusion.objectives import diffusion_lm
 from textdiffusion.presets import settle
 from textdiffusion.released import PlainAverage
 from textdiffusion.report_causes import PRESETS, check
-from textdiffusion.training import fit, muon_adamw
+from textdiffusion.optimizers import muon_adamw
+from textdiffusion.training import fit
 
 DATA = load_corpus('restaurants')
 

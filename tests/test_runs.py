@@ -1,4 +1,5 @@
-"""The command with a toy entry in a checkout of its own: publishing, rendering, verifying, refusals, failures, a kill, plain papermill."""
+"""The command with a toy entry in a checkout of its own: publishing, rendering, verifying, refusals, failures, a kill,
+plain papermill."""
 import json
 import os
 import shutil
@@ -33,8 +34,8 @@ import os, sys, time
 from types import SimpleNamespace
 from toylib.toy import ARMS, PRESETS
 from textdiffusion.records import attempts, begin
-run = begin('01_toy', PRESETS, choices={'arms': ARMS}, preset=preset, corpus=corpus, seeds=seeds, steps=steps, lam=lam, arms=arms,
-            schedule=schedule, data_dir=data_dir)
+run = begin('01_toy', PRESETS, choices={'arms': ARMS}, preset=preset, corpus=corpus, seeds=seeds, steps=steps, lam=lam,
+            arms=arms, schedule=schedule, data_dir=data_dir)
 run.__dict__['corpus'] = SimpleNamespace(name=run.cfg.corpus, fingerprint='f1e2', info=dict(source='oracle'))'''
 WORK = '''
 def experiment(run):
@@ -47,8 +48,8 @@ def experiment(run):
     if os.environ.get('TOY') == 'die': os._exit(1)
     if os.environ.get('TOY') == 'raise': raise RuntimeError('out of luck')
     two = run.cached('two', lambda: dict(pid=os.getpid(), loss=2/3))
-    return dict(rows=[dict(arm='best', seed=0, loss=two['loss'])], samples=[run.cfg.data_dir], steps_done=10, weights={'one': 'a1'},
-                headline=dict(name='loss', value=two['loss']), pids=[one['pid'], two['pid']])
+    return dict(rows=[dict(arm='best', seed=0, loss=two['loss'])], samples=[run.cfg.data_dir], steps_done=10,
+                weights={'one': 'a1'}, headline=dict(name='loss', value=two['loss']), pids=[one['pid'], two['pid']])
 record = run.record(experiment)'''
 SHOW = "print('loss', record['rows'][0]['loss'])"
 
@@ -83,7 +84,7 @@ def published(root): return sorted((root/'journal/01_toy').glob('*.json'), key=l
 
 RUN = ['run', '1', '--preset', 'cpu']
 
-# a run that ends well --------------------------------------------------------------------------------------------------
+# a run that ends well -------------------------------------------------------------------------------------------------
 
 def test_run_publishes_record_and_page_and_never_overwrites(root, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(root/'nbs')
@@ -105,7 +106,8 @@ def test_run_publishes_record_and_page_and_never_overwrites(root, tmp_path, monk
     assert rec['attempts'] == 1 and rec['question'] == 'Does it run?' and rec['rows'][0]['loss'] == .6667
     assert str(root) not in text and str(tmp_path) not in text and 'a warning' not in text
     assert [c['id'] for c in nb['cells']] == ['title', 'knobs', 'injected-parameters', 'begin', 'work', 'show']
-    assert 'loss 0.6667' in str(nb['cells'][5]['outputs']) and not nb['cells'][4]['outputs'] and 'other' in ''.join(nb['cells'][2]['source'])
+    assert 'loss 0.6667' in str(nb['cells'][5]['outputs']) and not nb['cells'][4]['outputs']
+    assert 'other' in ''.join(nb['cells'][2]['source'])
 
     folders = sorted((root/'.runs').iterdir())
     assert len(folders) == 2 and not (folders[0]/'checkpoints').exists() and (folders[0]/'cached/two.json').exists()
@@ -136,7 +138,7 @@ def test_a_smoke_run_is_not_published(root, capsys):
     assert main(['run', 'toy', '--preset', 'smoke'], root) == 0 and 'not published' in capsys.readouterr().out
     assert tree(root/'journal') == before and len(list(root.glob('.runs/*/page.ipynb'))) == 1
 
-# refusals --------------------------------------------------------------------------------------------------------------
+# refusals -------------------------------------------------------------------------------------------------------------
 
 REFUSED = [
     ('run 1 -p lamda 0.1', "'lamda' lam preset corpus data_dir"),
@@ -187,7 +189,7 @@ def test_a_reader_that_goes_away_and_a_poor_console(root):
                               env=env)
         assert done.returncode == 0 and done.stderr == '' and done.stdout, (command, done)
 
-# runs that stop --------------------------------------------------------------------------------------------------------
+# runs that stop -------------------------------------------------------------------------------------------------------
 
 def test_a_failing_cell_keeps_what_there_is_and_the_same_command_goes_on(root, monkeypatch, capsys):
     monkeypatch.setenv('TOY', 'raise')
@@ -246,7 +248,7 @@ def test_a_run_without_a_record_is_not_published(root, capsys):
     (root/'nbs/01_toy.ipynb').write_text(json.dumps(nb | dict(cells=nb['cells'][:3])))
     assert main(RUN, root) == 1 and 'record' in capsys.readouterr().err and not (root/'journal/01_toy').exists()
 
-# plain papermill -------------------------------------------------------------------------------------------------------
+# plain papermill ------------------------------------------------------------------------------------------------------
 
 def papermill(root, out, *args):
     "Plain papermill on the toy entry"

@@ -1,4 +1,5 @@
-"""The training loop with real objectives, in lower precision, and shared by processes. Run by torch.distributed.run, this file is one such process."""
+"""The training loop with real objectives, in lower precision, and shared by processes. Run by torch.distributed.run,
+this file is one such process."""
 import copy
 import json
 import math
@@ -13,7 +14,8 @@ from torch import nn
 
 from textdiffusion.models import GaussianConfig, GaussianDenoiser, MaskedConfig, MaskedDenoiser
 from textdiffusion.objectives import diffusion_lm, masked_bound, masked_ce, stratified_t, token_nll
-from textdiffusion.training import Fit, adamw, ema_update, fit, linear_decay, muon_adamw, reseed, train_step
+from textdiffusion.optimizers import adamw, ema_update, linear_decay, muon_adamw
+from textdiffusion.training import Fit, fit, reseed, train_step
 
 STEPS = 12
 

@@ -21,7 +21,8 @@ from .reading import Belief, Facts, change, fact, level
 from .sampling import sample
 from .schedules import SCHEDULES, grid, rescale, sigma
 from .statistics import above, below, interval, values_by_seed, within
-from .training import fit, muon_adamw
+from .optimizers import muon_adamw
+from .training import fit
 
 # %% ../nbs/05_anchor_loss.ipynb #c7480ade
 BELIEFS = [

@@ -22,7 +22,8 @@ from .corpora import load_corpus
 from .reading_text import hub_answers
 from .tokenizing import bpe_tokenizer
 from .models import time_features
-from .training import muon_adamw, pretrain_stand_in
+from .optimizers import muon_adamw
+from .training import pretrain_stand_in
 
 # %% ../nbs/lib/68_bart.ipynb #103b9cff
 def bart_model(

@@ -24,7 +24,8 @@ from .statistics import above, interval, mean_of, values_by_seed, within
 from .streams import (CONTEXT, check_text, fixed_windows, next_nll, random_windows, running_text,
                                    stream_text, text_nll)
 from .timing import training_seconds
-from .training import Fit, fit, muon_adamw
+from .optimizers import muon_adamw
+from .training import Fit, fit
 
 # %% ../nbs/06b_character_diffusion.ipynb #ca64c6c2
 BELIEFS = [

@@ -83,6 +83,6 @@ def read_facts(
         wrong = sorted(name for name in was.keys() | now.keys() if was.get(name) != now.get(name))
     except (OSError, ValueError, KeyError, AttributeError): wrong = ['facts.json']
     if wrong:
-        raise ValueError(f'the checkpoint {found} is damaged or of an earlier version, {", ".join(wrong)} is not as it was written; '
-                         f'delete the folder {found} and call again')
+        raise ValueError(f'the checkpoint {found} is damaged or of an earlier version, {", ".join(wrong)} is not as it '
+                         f'was written; delete the folder {found} and call again')
     return facts

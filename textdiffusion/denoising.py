@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from .metrics import check_count, counted
 from .objectives import kept, masked_nll
-from .sampling import beside, evaluating
+from .sampling import evaluating
+from .unmasking import beside
 from .schedules import add_noise
 
 # %% ../nbs/lib/63_denoising.ipynb #fbe3be2f

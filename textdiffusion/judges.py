@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .metrics import behind_end, counted
-from .training import adamw, fit
+from .optimizers import adamw
+from .training import fit
 
 # %% ../nbs/lib/62_judges.ipynb #5ab6d069
 def new_teacher(

@@ -210,7 +210,8 @@ from .corpora import load_corpus
 from .tokenizing import bpe_tokenizer
 from .sampling import mean_of_scores, sample, spaced
 from .schedules import posterior
-from .training import Fit, fit, muon_adamw
+from .optimizers import muon_adamw
+from .training import Fit, fit
 def check(cfg, corpus) -> None:
     "Refuse what one parameter asks of another: the source's network is as wide as its vectors"
     if cfg.embed_dim % cfg.heads: raise ValueError(f'embed_dim must be a multiple of {cfg.heads}, not {cfg.embed_dim}')
@@ -277,7 +278,7 @@ def facts(record) -> Facts: # by name
     ahead = interval(by['noise'][s] - 2*by['ce'][s] + by['x0'][s] for s in by['x0'])      # its step less that of `ce`
     f = {k: level(rows, 'valid', arm=a) for k, a in NAMED.items()} | {k: own(k, k) for k in OF_SOURCE}
     f |= {k.replace('-', '_'): over(k) for k in arms if k in ('no-positions', 'no-head', 'no-scale', 'tuned', 'frozen')}
-    return Facts(f, top_ratio=_often(rows), top_real=level(rows, 'top', arm='real'), ahead=fact(ahead, 'valid', True),
+    return Facts(f, top_ratio=_often(rows), ahead=fact(ahead, 'valid', True),
         source_learned=own('valid_learned'), source_cosine=own('valid_cosine'), clean_right=own('clean_learned'),
         choice_all=own('choice', arm='all', signed=True), choice_most=max(choices, key=lambda g: abs(g.mean)),
         choice_gain=max(choices, key=lambda g: g.mean), top_there=level(rows, 'top', arm='source, as there'),

@@ -22,10 +22,12 @@ from .objectives import kept, masked_nll
 from .oracles import masked_oracle
 from .plotting import panels
 from .reading import Belief, Facts, fact, level
-from .sampling import beside, canvas, evaluating, unmask
+from .sampling import evaluating
+from .unmasking import beside, canvas, unmask
 from .scoring import evaluate
 from .statistics import above, below, estimate, interval, values_by_seed
-from .training import Fit, fit, muon_adamw
+from .optimizers import muon_adamw
+from .training import Fit, fit
 
 # %% ../nbs/06_masked_diffusion.ipynb #31668937
 BELIEFS = [

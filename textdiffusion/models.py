@@ -79,7 +79,7 @@ def time_features(
     t:Tensor,      # (B,) diffusion time in units of 1/1000 of its range when compared with Diffusion-LM
     dim:int=128,   # number of features, even
 ) -> Tensor:       # (B,dim) cosines, then sines
-    "Sinusoids of t at `dim/2` frequencies from 1 down to 1/10,000 [Vaswani et al. 2017; order as in Diffusion-LM's code]"
+    "Sinusoids of t at `dim/2` frequencies from 1 down to 1/10,000 [Vaswani et al. 2017; Diffusion-LM's order]"
     freq = torch.exp(-math.log(10_000) * torch.arange(dim//2, device=t.device, dtype=torch.float32) / (dim//2))
     angle = t.float()[:, None] * freq
     return torch.cat([angle.cos(), angle.sin()], -1)
@@ -99,9 +99,7 @@ class TextDiffusionModel(PreTrainedModel):
 # %% ../nbs/lib/30_models.ipynb #9d84ad8b
 class TiedDecoder(nn.Module):
     "Scores of vectors against a table that belongs to somebody else, plus a bias per token"
-    def __init__(self,
-        cfg, # needs vocab_size and emb_dim
-    ):
+    def __init__(self, cfg): # needs vocab_size and emb_dim
         super().__init__()
         self.emb_dim = cfg.emb_dim
         self.bias = nn.Parameter(torch.empty(cfg.vocab_size))
@@ -139,9 +137,7 @@ class RegressX0(TiedDecoder):
 # %% ../nbs/lib/30_models.ipynb #e8246b6a
 class PredictEps(RegressX0):
     "The network outputs the noise; the clean vector follows from x_t and the schedule [Ho et al. 2020, eq. 15]"
-    def __init__(self,
-        cfg, # a GaussianConfig; its `schedule` names alpha_bar
-    ):
+    def __init__(self, cfg): # a GaussianConfig; its `schedule` names alpha_bar
         super().__init__(cfg)
         self.alpha_bar = SCHEDULES[cfg.schedule]
 
@@ -198,8 +194,9 @@ class GaussianConfig(PreTrainedConfig):
             if value not in choices:
                 raise ValueError(f'{name} {value!r} is unknown; choose one of {", ".join(choices)}')
         if d_model % (2*n_heads): raise ValueError(f'd_model {d_model} must be divisible by twice n_heads ({n_heads})')
-        self.vocab_size, self.emb_dim, self.d_model, self.n_layers, self.n_heads = vocab_size, emb_dim, d_model, n_layers, n_heads
-        self.mlp_ratio, self.head, self.normalise_emb = mlp_ratio, head, normalise_emb
+        self.vocab_size, self.emb_dim, self.d_model = vocab_size, emb_dim, d_model
+        self.n_layers, self.n_heads, self.mlp_ratio = n_layers, n_heads, mlp_ratio
+        self.head, self.normalise_emb = head, normalise_emb
         self.self_condition, self.schedule = self_condition, schedule
         super().__init__(**kwargs)
 
@@ -207,9 +204,7 @@ class GaussianConfig(PreTrainedConfig):
 class GaussianDenoiser(TextDiffusionModel):
     "Predicts clean embeddings and tokens from noised embeddings: `(x0_hat, logits) = model(x_t, t, x0_prev)`"
     config_class = GaussianConfig
-    def __init__(self,
-        cfg:GaussianConfig, # sizes, head, table
-    ):
+    def __init__(self, cfg:GaussianConfig): # sizes, head, table
         super().__init__(cfg)
         d = cfg.d_model
         self.table = nn.Embedding(cfg.vocab_size, cfg.emb_dim)
@@ -258,15 +253,14 @@ class CausalConfig(PreTrainedConfig):
         **kwargs,          # fields of PreTrainedConfig
     ):
         if d_model % (2*n_heads): raise ValueError(f'd_model {d_model} must be divisible by twice n_heads ({n_heads})')
-        self.vocab_size, self.d_model, self.n_layers, self.n_heads, self.mlp_ratio = vocab_size, d_model, n_layers, n_heads, mlp_ratio
+        self.vocab_size, self.d_model = vocab_size, d_model
+        self.n_layers, self.n_heads, self.mlp_ratio = n_layers, n_heads, mlp_ratio
         super().__init__(**kwargs)
 
 class CausalLM(TextDiffusionModel):
     "An autoregressive language model on the shared backbone: logits at position i score the token at i+1"
     config_class = CausalConfig
-    def __init__(self,
-        cfg:CausalConfig, # sizes
-    ):
+    def __init__(self, cfg:CausalConfig): # sizes
         super().__init__(cfg)
         self.table = nn.Embedding(cfg.vocab_size, cfg.d_model)
         self.blocks = nn.ModuleList(Block(cfg.d_model, cfg.n_heads, cfg.mlp_ratio, causal=True)
@@ -299,9 +293,7 @@ class MaskedDenoiser(TextDiffusionModel):
     config_class = MaskedConfig
     block = Block # an ablation puts a subclass here
 
-    def __init__(self,
-        cfg:MaskedConfig, # sizes
-    ):
+    def __init__(self, cfg:MaskedConfig): # sizes
         super().__init__(cfg)
         d = cfg.d_model
         self.table = nn.Embedding(cfg.vocab_size + 1, d)
@@ -337,17 +329,16 @@ class DiffusionLMConfig(PreTrainedConfig):
         T:int=2000,            # steps of the training table, for the time that is fed
         **kwargs,              # fields of PreTrainedConfig
     ):
-        self.vocab_size, self.emb_dim, self.d_model, self.n_layers, self.n_heads = vocab_size, emb_dim, d_model, n_layers, n_heads
+        self.vocab_size, self.emb_dim, self.d_model = vocab_size, emb_dim, d_model
+        self.n_layers, self.n_heads = n_layers, n_heads
         self.max_len, self.dropout, self.T = max_len, dropout, T
         super().__init__(**kwargs)
 
 # %% ../nbs/lib/30_models.ipynb #5387d0d0
 class DiffusionLMDenoiser(TextDiffusionModel):
-    "The network of Li et al. 2022 as its code builds it, with the interface of `GaussianDenoiser` (no self-conditioning)"
+    "The network of Li et al. 2022 as its code builds it, called like `GaussianDenoiser` (no self-conditioning)"
     config_class = DiffusionLMConfig
-    def __init__(self,
-        cfg:DiffusionLMConfig, # sizes
-    ):
+    def __init__(self, cfg:DiffusionLMConfig): # sizes
         from transformers.models.bert.modeling_bert import BertConfig, BertEncoder
         super().__init__(cfg)
         d = cfg.d_model

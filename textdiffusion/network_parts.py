@@ -19,7 +19,7 @@ from .objectives import masked_ce
 from .reading import Belief, Facts, Unit, change, fact, level
 from .statistics import above, interval, values_by_seed, within
 from .streams import check_text
-from .training import adamw
+from .optimizers import adamw
 
 # %% ../nbs/06e_network_parts.ipynb #9c58ebca
 BELIEFS = [

@@ -98,9 +98,10 @@ def decoder_nll(
     model:nn.Module, # its head has `decode`
     d:Draw,          # the draw
 ) -> Tensor:         # (B,) nats per position, PAD included
-    "Cross-entropy of the tokens given their own noised embeddings; the network gets no gradient [Li et al. 2022, eq. 2]"
+    "Cross-entropy of the tokens given their own noised embeddings; no gradient to the network [Li et al. 2022, eq. 2]"
     if not hasattr(model.head, 'decode'):
-        raise ValueError(f'decoder_nll needs a head that decodes against the table, not {type(model.head).__name__}; choose regress_x0 or predict_eps')
+        raise ValueError(f'decoder_nll needs a head that decodes against the table, not {type(model.head).__name__}; '
+                         f'choose regress_x0 or predict_eps')
     return token_nll(model.head.decode(d.x_start, model.emb), d.ids)
 
 def prior(
@@ -152,7 +153,7 @@ def diffusion_lm(
 
 # %% ../nbs/lib/35_objectives.ipynb #3eb13a9b
 def kept(
-    keep:Tensor|Callable|None, # bool, broadcastable to (B,L); or a function ids -> such a tensor; None = nothing
+    keep:Tensor|Callable|None, # bool, broadcastable to (B,L), or a function ids -> such a tensor; None = nothing
     ids:Tensor,                # (B,L) tokens
 ) -> Tensor:                   # (B,L) bool
     "Where tokens are never masked"

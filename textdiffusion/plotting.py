@@ -172,7 +172,7 @@ def shown(
     trace:list[dict], # of `moments`
     longest:int=12,   # characters; longer words are cut
 ) -> list[list[str]]: # what is drawn at each place, moment by moment
-    "Words as they are drawn: signs for special tokens, long words cut; or one sentence that says what is wrong with the trace"
+    "Words as they are drawn: signs for special tokens, long words cut; or one sentence that says what is wrong"
     if not trace: raise ValueError('the trace is empty: ask the sampler for one (trace_every=1 keeps every call)')
     if len({len(m[k]) for m in trace for k in ('words', 'confidence')}) != 1:
         raise ValueError('all moments of a trace must have as many words as confidences, and the same number')
@@ -277,15 +277,21 @@ def denoising_gif(
 
 # %% ../nbs/lib/70_plotting.ipynb #d8a246f6
 PAGE = '''<div id="ID" style="font-family:monospace;line-height:1.9;max-width:60em">
-<p><button type="button">play</button> <input type="range" min="0" max="LAST" value="LAST" aria-label="moment"> <span></span></p><div>TEXT</div></div>
+<p><button type="button">play</button> <input type="range" min="0" max="LAST" value="LAST" aria-label="moment"> \
+<span></span></p><div>TEXT</div></div>
 <script>(() => {
-const moments = DATA, box = document.getElementById("ID"), [button, slider, place] = ["button", "input", "span"].map(n => box.querySelector(n)), text = box.lastElementChild;
-const show = i => { const m = moments[i]; slider.value = i; place.textContent = m.caption; text.replaceChildren(...m.words.flatMap((w, j) => {
-  const s = document.createElement("span"); s.textContent = w; s.title = m.titles[j]; s.style.cssText = `background:${m.back[j]};color:${m.text[j]};padding:.1em .25em;border-radius:.2em`;
+const moments = DATA, box = document.getElementById("ID"), \
+[button, slider, place] = ["button", "input", "span"].map(n => box.querySelector(n)), \
+text = box.lastElementChild;
+const show = i => { const m = moments[i]; slider.value = i; place.textContent = m.caption; \
+text.replaceChildren(...m.words.flatMap((w, j) => {
+  const s = document.createElement("span"); s.textContent = w; s.title = m.titles[j]; \
+s.style.cssText = `background:${m.back[j]};color:${m.text[j]};padding:.1em .25em;border-radius:.2em`;
   return [s, " "]; })); };
 let timer = null;
 const stop = () => { clearInterval(timer); timer = null; button.textContent = "play"; };
-button.onclick = () => { if (timer) return stop(); let i = +slider.value >= moments.length-1 ? 0 : +slider.value; show(i); button.textContent = "stop";
+button.onclick = () => { if (timer) return stop(); let i = +slider.value >= moments.length-1 ? 0 : +slider.value; \
+show(i); button.textContent = "stop";
   timer = setInterval(() => { if (++i >= moments.length) return stop(); show(i); }, PAUSE); };
 slider.oninput = () => { stop(); show(+slider.value); };
 show(moments.length-1);

@@ -38,11 +38,13 @@ UNITS |= dict(kl=Unit('nats'), clean_nats=Unit('nats per token', 1, 4), quarter_
 UNITS |= dict.fromkeys(['nll', 'nll_minus_entropy'], Unit('nats per sentence'))
 UNITS |= dict.fromkeys(['bound', 'teacher_nll'], _nats)
 UNITS |= dict(unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words', 1, 1), copy=Unit('words', 1, 1),
-              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit(), distance=Unit('word spacings'))
+              seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit())
 UNITS |= dict(whole=_share, excess=Unit('nats per sentence'), lost=Unit('nats per sentence'),
               gap_nats=Unit('nats per hidden place', 1, 3))
-UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'),
-              known_words=_share)                                   # nats and bits are per character
+UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'), # per character
+              known_words=_share, judge_nll=_nats, row_entropy=Unit('nats'), signal=_share, levels=_share)
+UNITS |= dict.fromkeys(['nats_per_token', 'unprotected', 'told_half'], Unit('nats per token', 1, 3))
+UNITS |= dict(bits_per_char=Unit('bits per character', 1, 3))
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
 class Fact(NamedTuple):

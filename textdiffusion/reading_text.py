@@ -153,7 +153,8 @@ def find_folder(
         raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, of a user this machine does not know; '
                                 f'name an existing folder or leave {label} unset.') from None
     if not folder.is_dir():
-        raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, which does not exist; name an existing folder or leave {label} unset.')
+        raise FileNotFoundError(f'{label} names the folder {str(folder)!r}, which does not exist; name an existing '
+                                f'folder or leave {label} unset.')
     return folder, source
 
 # %% ../nbs/lib/05_reading_text.ipynb #8b2305ad
@@ -169,13 +170,16 @@ def find_text(
     if folder:
         for path in files.values():
             if not (folder/path).is_file():
-                raise FileNotFoundError(f'{name}: the folder {str(folder)!r} has no file {path}; expected {", ".join(files.values())} there.')
+                raise FileNotFoundError(f'{name}: the folder {str(folder)!r} has no file {path}; expected '
+                                        f'{", ".join(files.values())} there.')
         return {key: read(folder/path) for key, path in files.items()}, source
     try: return hub(), source
     except Exception as error:
         raise FileNotFoundError(
-            f'{name}: no text found. Do one of three things: pass data_dir=FOLDER, a folder that holds {", ".join(files.values())}; or set the variable '
-            f'TEXTDIFFUSION_DATA to that folder; or connect to the Hugging Face hub once, from where `datasets` keeps a copy ({type(error).__name__}: {error}).') from error
+            f'{name}: no text found. Do one of three things: pass data_dir=FOLDER, a folder that holds '
+            f'{", ".join(files.values())}; or set the variable '
+            f'TEXTDIFFUSION_DATA to that folder; or connect to the Hugging Face hub once, from where `datasets` keeps '
+            f'a copy ({type(error).__name__}: {error}).') from error
 
 # %% ../nbs/lib/05_reading_text.ipynb #7f68b665
 def hub_answers(
@@ -222,7 +226,7 @@ def stratified(
     shares:dict[str, float],         # split -> share; they add up to 1
     seed:int=0,                      # of the shuffling
 ) -> dict[str, list[str]]:           # split -> texts, classes mixed
-    "Shuffle and cut each class in the same proportions, whatever order it came in; a class too small for that is an error"
+    "Shuffle and cut each class in the same proportions, whatever its order; a class too small for that is an error"
     generator, parts = torch.Generator().manual_seed(seed), {split: [] for split in shares}
     shuffled = lambda texts: [texts[i] for i in torch.randperm(len(texts), generator=generator)]
     for texts in classes:

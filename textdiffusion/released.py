@@ -9,9 +9,10 @@ __all__ = ['PlainAverage', 'quartile_terms', 'blocks', 'overfit']
 import torch
 from torch import Tensor, nn
 
-from .corpora import epoch_rows
+from .batching import epoch_rows
 from .judges import causal_nll, new_teacher, teacher_nll
-from .training import adamw, fit
+from .optimizers import adamw
+from .training import fit
 
 # %% ../nbs/lib/72_released.ipynb #b44ba8ac
 class PlainAverage(torch.optim.Optimizer):

@@ -25,7 +25,8 @@ def schedule(
     def alpha_bar(t):
         t = torch.as_tensor(t)
         if not t.is_floating_point() or ((t<0)|(t>1)).any():
-            raise ValueError(f'{f.__name__}: t must be floats in [0, 1], 0 = clean and 1 = noise; got {t.dtype} with values up to {t.max().item():g} and down to {t.min().item():g}')
+            raise ValueError(f'{f.__name__}: t must be floats in [0, 1], 0 = clean and 1 = noise; got {t.dtype} with '
+                             f'values up to {t.max().item():g} and down to {t.min().item():g}')
         exact = t.cpu() if t.device.type == 'mps' else t  # that device has no float64
         return f(exact.double()).to(t)
     return alpha_bar
@@ -59,7 +60,7 @@ SQRT_FLOOR = floor_of(root)
 def sqrt(
     t:Tensor, # in [0,1], 0 = clean
 ) -> Tensor:  # like t, from 1 down to 2.02e-7
-    "alpha_bar of Diffusion-LM as its code computes it: normalised to 1 at t = 0, equal to its table on the grid T = 2000"
+    "alpha_bar of Diffusion-LM as its code computes it: normalised to 1 at t = 0, its table on the grid T = 2000"
     return (root(t)/root(0)).clamp(min=SQRT_FLOOR)
 
 @schedule
@@ -154,7 +155,8 @@ def match(
     "Shape `a` for multiplication with x; a batch that differs from x's is an error"
     a = torch.as_tensor(a, dtype=torch.float64) if not isinstance(a, Tensor) else a
     if a.shape != x.shape[:a.dim()]:
-        raise ValueError(f'times of shape {tuple(a.shape)} do not fit a batch of shape {tuple(x.shape)}: one value, or one per sentence ({x.shape[0]},)')
+        raise ValueError(f'times of shape {tuple(a.shape)} do not fit a batch of shape {tuple(x.shape)}: one value, or '
+                         f'one per sentence ({x.shape[0]},)')
     return a.reshape(a.shape + (1,)*(x.dim()-a.dim())).to(x) if a.dim() else a
 
 def sigma(

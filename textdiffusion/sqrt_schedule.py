@@ -25,7 +25,8 @@ from .models import GaussianConfig, GaussianDenoiser
 from .objectives import eps_mse, objective, stratified_t, token_ce, x0_mse
 from .sampling import evaluating, nearest, sample, spaced
 from .schedules import SCHEDULES, log_snr, rescale
-from .training import fit, muon_adamw
+from .optimizers import muon_adamw
+from .training import fit
 
 # %% ../nbs/03_sqrt_schedule.ipynb #d041e1e5
 import pandas as pd

@@ -15,14 +15,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .corpora import Corpus, build_stream, load_corpus, step_generator
+from .batching import step_generator
+from .corpora import Corpus, build_stream, load_corpus
 from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
 from .grammar import GRAMMARS
 from .metrics import unigram_entropy
 from .models import CausalLM
 from .ngrams import NGram
-from .sampling import canvas, categorical, evaluating
+from .sampling import evaluating
+from .unmasking import canvas, categorical
 
 # %% ../nbs/lib/73_streams.ipynb #883664c1
 def stream_text(

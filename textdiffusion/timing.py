@@ -10,7 +10,8 @@ import time
 from collections.abc import Callable
 import torch
 from torch import Tensor, nn
-from .training import muon_adamw, train_step
+from .optimizers import muon_adamw
+from .training import train_step
 
 # %% ../nbs/lib/67_timing.ipynb #4f745c20
 def side_by_side(

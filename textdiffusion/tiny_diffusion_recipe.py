@@ -21,7 +21,7 @@ from .objectives import grid_t, masked_ce
 from .reading import Belief, Facts, Unit, change, fact, level
 from .statistics import above, below, interval, paired, values_by_seed
 from .streams import CONTEXT, check_text, fixed_windows, running_text, stream_text
-from .training import adamw
+from .optimizers import adamw
 
 # %% ../nbs/06f_tiny_diffusion_recipe.ipynb #6a92e24d
 BELIEFS = [
@@ -150,9 +150,9 @@ def facts(record) -> Facts: # by name
 
 # %% ../nbs/06f_tiny_diffusion_recipe.ipynb #30972f8f
 ANSWER = """**The recipe costs most, the backwards index nothing that can be seen.** After 1,300 steps tiny-diffusion's
-recipe costs {{peer}} a held-out character when 16 are given, {{recipe}} more than ours. Telling the network the number
-of the call instead of the share of masks changes its texts by {{index_free}} under a 5-gram judge. Word pieces in the
-place of characters save {{saved}} a character."""
+recipe costs {{peer}} a held-out character when 16 are given, {{recipe}} more than ours. Its time index that
+runs backwards changes the texts by {{index_free}} under a 5-gram judge. Word pieces instead of characters save
+{{saved}} a character."""
 
 def answer_figure(record): # axes
     "What each choice of the peer costs"

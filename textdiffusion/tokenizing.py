@@ -90,7 +90,8 @@ def bpe_tokenizer(
 ) -> Any:                # PreTrainedTokenizerFast, lossless on any text
     "A byte-level byte-pair tokenizer"
     if vocab_size < 260:
-        raise ValueError(f'bpe_tokenizer: vocab_size must be at least 260 (256 bytes and 4 special tokens), got {vocab_size}.')
+        raise ValueError(f'bpe_tokenizer: vocab_size must be at least 260 (256 bytes and 4 special tokens), got '
+                         f'{vocab_size}.')
     backend = Tokenizer(models.BPE(unk_token='[UNK]'))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIALS,
@@ -113,7 +114,8 @@ def resolve_tokenizer(
             'hub has, of a class that transformers knows (code beside it is never run).') from error
     elif callable(tokenizer) and not isinstance(tokenizer, PreTrainedTokenizerBase): tokenizer = tokenizer(texts)
     if getattr(tokenizer, 'backend_tokenizer', None) is None:
-        raise ValueError(f'tokenizer must be a folder, a name, a PreTrainedTokenizerFast or a function that builds one from texts, got {type(tokenizer).__name__}.')
+        raise ValueError(f'tokenizer must be a folder, a name, a PreTrainedTokenizerFast or a function that builds one '
+                         f'from texts, got {type(tokenizer).__name__}.')
     return tokenizer
 
 # %% ../nbs/lib/08_tokenizing.ipynb #087e0f71
@@ -129,9 +131,11 @@ def special_ids(
                                                          eos=first(t.eos_token_id, t.sep_token_id))
     missing = [name for name, i in ids.items() if i is None and not (running and name in ('bos', 'eos'))]
     if missing:
-        raise ValueError(f'the tokenizer has no {" and no ".join(missing)} token; give it one that is not used for anything else, for instance tokenizer.pad_token.')
+        raise ValueError(f'the tokenizer has no {" and no ".join(missing)} token; give it one that is not used for '
+                         f'anything else, for instance tokenizer.pad_token.')
     if ids['pad'] == ids['eos']:
-        raise ValueError(f'the tokenizer pads with its EOS token {t.pad_token!r}; the end of a sentence counts in a likelihood and padding does not, so give it a padding token of its own.')
+        raise ValueError(f'the tokenizer pads with its EOS token {t.pad_token!r}; the end of a sentence counts in a '
+                         f'likelihood and padding does not, so give it a padding token of its own.')
     return ids | dict(mask=last if t.mask_token_id is None else t.mask_token_id)
 
 # %% ../nbs/lib/08_tokenizing.ipynb #7866187f
@@ -208,7 +212,7 @@ def sentence_rows(
     special:dict[str, int],       # ids of pad, bos and eos
     seq_len:int,                  # L
 ) -> Tensor:                      # (N,L) int64, BOS w… EOS PAD*
-    "Frame and pad sentences; one longer than L-2 tokens keeps BOS and its first tokens and has no EOS if that does not fit"
+    "Frame and pad sentences; one longer than L-2 tokens keeps BOS and its first tokens, and EOS if it fits"
     ids = np.full((len(rows), seq_len), special['pad'])
     for i, row in enumerate(rows):
         framed = [special['bos'], *row, special['eos']][:seq_len]
