@@ -27,7 +27,7 @@ SPECIAL = [DATA.pad_id, DATA.bos_id, DATA.eos_id]
 @pytest.fixture
 def copy(tmp_path):
     "A checkout of its own, so that nothing here is touched"
-    return checkout_at(tmp_path/'checkout')
+    return checkout_at(tmp_path/'checkout', '01_bart_x0')
 
 def tiny(seed=0, dropout=0.):
     torch.manual_seed(seed)
