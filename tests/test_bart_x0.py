@@ -1,23 +1,21 @@
 "Entry 01 as a reader runs it: a saved BART in the place of the stand-in, what is refused, what its parts promise"
 import json
-import shutil
 from functools import partial
 
 import pytest
 import torch
 from transformers import BertConfig, BertModel
 
-from helpers import ROOT, call, checkout_at, ended_untrained, environment, made_on_saved_weights
+from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
 from textdiffusion import unlocked_embeddings
 from textdiffusion.bart import Infiller, bart_model, check_fit, infill, infilling, small_bart, written
-from textdiffusion.bart_x0 import ARMS as FROZEN, PRESETS, BartLayers, built
-from textdiffusion.latents import (ConvUNet, Encoded, Latents, Words, improvement, levels_of, split_adamw,
-                                   through_decoder, word_distance)
+from textdiffusion.bart_x0 import ARMS as FROZEN, PRESETS, BartLayers, ConvUNet, built
+from textdiffusion.latents import (Encoded, Latents, Words, improvement, levels_of, split_adamw, through_decoder,
+                                   word_distance)
 from textdiffusion.corpora import load_corpus
 from textdiffusion.tokenizing import bpe_tokenizer
 from textdiffusion.denoising import input_sensitivity
 from textdiffusion.objectives import draw
-from textdiffusion.runs import prepare
 from textdiffusion.schedules import cosine
 from textdiffusion.optimizers import adamw
 from textdiffusion.training import fit, pretrain_stand_in
@@ -28,11 +26,8 @@ SPECIAL = [DATA.pad_id, DATA.bos_id, DATA.eos_id]
 
 @pytest.fixture
 def copy(tmp_path):
-    "A checkout of its own with the pinned records of which the page speaks, so that nothing here is touched"
-    root = checkout_at(tmp_path/'checkout')
-    shutil.copy(ROOT/'journal/pinned.json', root/'journal')
-    shutil.copytree(ROOT/'journal/01_bart_x0', root/'journal/01_bart_x0', ignore=shutil.ignore_patterns('*.ipynb'))
-    return root
+    "A checkout of its own, so that nothing here is touched"
+    return checkout_at(tmp_path/'checkout', '01_bart_x0')
 
 def tiny(seed=0, dropout=0.):
     torch.manual_seed(seed)
@@ -66,11 +61,6 @@ def test_a_saved_model_takes_the_place_of_the_stand_in(copy, saved):
     record = the_record(copy)
     made_on_saved_weights(record, saved, bart_model(str(saved)).num_parameters())
     assert [r['arm'] for r in record['rows']] == ['encoder', 'unet'] and len(record['paradox']) == 6
-
-@pytest.mark.parametrize('entry', ['01_bart_x0', '01b_unlocked_embeddings', '01c_whose_english'])
-def test_a_run_without_parameters_is_prepared(entry):
-    cfg = prepare(entry, {}).cfg
-    assert cfg.corpus == 'restaurants' and cfg.steps > 0
 
 # refusals -------------------------------------------------------------------------------------------------------------
 

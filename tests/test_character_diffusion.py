@@ -192,7 +192,7 @@ def test_a_text_of_ones_own_runs_under_the_name_of_the_plays(tmp_path):
     corpus = load_corpus('tiny_shakespeare', 32, data_dir=tmp_path)
     cfg = smoke(character_diffusion, corpus='tiny_shakespeare', data_dir=str(tmp_path), preset='smoke', few=1000)
     assert character_diffusion.check(cfg, corpus) is None
-    run = Run('06b_character_diffusion', cfg)
+    run = Run(entry='06b_character_diffusion', cfg=cfg)
     character_diffusion.start(run, ARMS)
     fitted = character_diffusion.train_arm(run, ARMS['diffusion'], 'diffusion', 0, run.corpus)
     assert fitted.steps_done == cfg.steps and run.corpus.vocab_size < 20
