@@ -48,12 +48,19 @@ def shifted(value, fixed, rng=None):
     if isinstance(value, list): return [shifted(v, fixed, rng) for v in value]
     return value*.83 + rng.uniform(.02, .06) if isinstance(value, float) else value
 
-def checkout_at(folder):
-    "A checkout of its own with an empty journal, so that nothing here is touched"
-    for name in ('nbs', 'textdiffusion'): shutil.copytree(ROOT/name, folder/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
+def checkout_at(folder, *entries):
+    "A checkout of its own, so that nothing here is touched; its journal holds only the pinned records of the entries"
+    for name in ('nbs', 'textdiffusion'):
+        shutil.copytree(ROOT/name, folder/name, ignore=shutil.ignore_patterns('__pycache__', '.ipynb_checkpoints'))
     shutil.copy(ROOT/'settings.ini', folder)
     (folder/'journal').mkdir()
     shutil.copy(ROOT/'journal/claims.json', folder/'journal')
+    pins = json.loads((ROOT/'journal/pinned.json').read_text(encoding='utf-8'))
+    (folder/'journal/pinned.json').write_text(json.dumps({e: pins[e] for e in entries}), encoding='utf-8')
+    for entry in entries:
+        (folder/'journal'/entry).mkdir()
+        for name in pins[entry]['pins'].values():
+            shutil.copy(ROOT/f'journal/{name}.json', folder/f'journal/{name}.json')
     return folder
 
 def refused_at_once(words, *command):

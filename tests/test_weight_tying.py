@@ -32,7 +32,7 @@ def a_model(name, seed=0):
 # the command ---------------------------------------------------------------------------------------------------------
 
 def test_smoke_by_the_command(tmp_path):
-    copy = checkout_at(tmp_path/'checkout')
+    copy = checkout_at(tmp_path/'checkout', '02_weight_tying')
     done = run(copy)
     assert done.returncode == 0, done.stderr[-2000:]
     page, = copy.glob('.runs/*/page.ipynb')
@@ -41,7 +41,7 @@ def test_smoke_by_the_command(tmp_path):
     assert set(record['steps_done'].values()) == {record['parameters']['steps']}
 
 def test_a_saved_model_and_a_wrong_one(tmp_path):
-    copy = checkout_at(tmp_path/'checkout')
+    copy = checkout_at(tmp_path/'checkout', '02_weight_tying')
     small_bart(DATA.tokenizer, DATA.seq_len, width=32, layers=1, heads=2).save_pretrained(tmp_path/'bart')
     DATA.tokenizer.save_pretrained(tmp_path/'bart')
     done = run(copy, '-p', 'base_model', tmp_path/'bart', '-p', 'arms', 'tied', '-p', 'steps', '2')
