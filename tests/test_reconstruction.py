@@ -10,7 +10,7 @@ from textdiffusion.latents import LEVELS
 from textdiffusion.reconstruction import ARMS, PRESETS, STAGES, by_level, related, watching
 
 def test_smoke_by_the_command(tmp_path):
-    copy = checkout_at(tmp_path/'checkout')
+    copy = checkout_at(tmp_path/'checkout', '02b_reconstruction')
     done = run(copy, '-p', 'arms', 'mse,shared', entry='02b')
     assert done.returncode == 0, done.stderr[-2000:]
     page, = copy.glob('.runs/*/page.ipynb')

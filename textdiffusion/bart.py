@@ -146,11 +146,12 @@ def own_corpus(
 ) -> Any: # Corpus
     "The corpus of a run: in the tokens of `base_model`, or in byte pairs where it is WikiText-2"
     pieces = partial(bpe_tokenizer, vocab_size=cfg.vocab_size) if cfg.corpus == 'wikitext2' else None
-    return load_corpus(cfg.corpus, cfg.seq_len, tokenizer=cfg.base_model or pieces, data_dir=cfg.data_dir or None)
+    data_dir = getattr(cfg, 'data_dir', None) or None
+    return load_corpus(cfg.corpus, cfg.seq_len, tokenizer=cfg.base_model or pieces, data_dir=data_dir)
 
 def check_base(cfg) -> None:
     "Raise a ValueError where `base_model` is no BART, or does not fit its tokenizer and the window"
-    if not cfg.base_model: return
+    if not getattr(cfg, 'base_model', None): return                # a plan has only what was given
     bart, own = bart_model(cfg.base_model), own_corpus(cfg)
     check_fit(bart, own.tokenizer, own.seq_len)
 

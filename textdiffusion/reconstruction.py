@@ -142,11 +142,10 @@ def facts(record) -> Facts: # by name
     return Facts(found, valid=level(rows, 'valid', arm='tied'), valid_most=most,
                  grams=level(rows, 'valid', arm='3-gram'))
 
-# %% ../nbs/02b_reconstruction.ipynb #5b3d8d16
+# %% ../nbs/02b_reconstruction.ipynb #2e4ff195
 ANSWER = """**That so much noise does not hide the words; little about language.** From `86 %` noise the network
 reads {{right_1500}} of the words, and {{look_1500}} are read by a look-up of the nearest vector, without any
-network. From pure noise the same network writes no valid sentence, where a 3-gram model, which only counts, writes
-{{grams:mean}}."""
+network. From pure noise the same network writes no valid sentence, a 3-gram model {{grams:mean}}."""
 
 def answer_figure(record): # axes
     "Words right by share of noise, of the network and of look-up"
