@@ -26,7 +26,8 @@ def untouched():
 
 # papermill ------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('cwd, nb', [(ROOT, NB), (ROOT/'nbs', '05_anchor_loss.ipynb')], ids=['from the root', 'from nbs'])
+@pytest.mark.parametrize('cwd, nb', [(ROOT, NB), (ROOT/'nbs', '05_anchor_loss.ipynb')],
+                         ids=['from the root', 'from nbs'])
 def test_papermill(cwd, nb, tmp_path, untouched):
     done = call('papermill', nb, tmp_path/'out.ipynb', *SMALL, '--no-progress-bar', cwd=cwd)
     assert done.returncode == 0, done.stderr[-2000:]
@@ -73,20 +74,23 @@ def refused(args, words, limit, **env):
     assert took < limit, f'{took:.1f} s'
 
 @pytest.mark.parametrize('args, choice', NAMES, ids=lambda x: x[-1] if isinstance(x, list) else '')
-def test_a_wrong_name_is_refused(args, choice, untouched): refused(args, [args[-1] if args[-2] != 'lamda' else 'lamda', choice], 10)
+def test_a_wrong_name_is_refused(args, choice, untouched):
+    refused(args, [args[-1] if args[-2] != 'lamda' else 'lamda', choice], 10)
 
 @pytest.mark.parametrize('args, name', VALUES, ids=lambda x: x[-1] if isinstance(x, list) else '')
 def test_a_wrong_value_is_refused(args, name, untouched): refused(args, [name], 20)
 
 HEAD = 'mr,ref\n' + 'name[A],There is a place called A .\n'*30
-FILES = {'lacks a file': (None, 'trainset.csv'), 'no column ref': ('mr,text\na,b\n', 'ref'), 'empty': ('', 'trainset.csv'),
+FILES = {'lacks a file': (None, 'trainset.csv'), 'no column ref': ('mr,text\na,b\n', 'ref'),
+         'empty': ('', 'trainset.csv'),
          'not UTF-8': ((HEAD + 'x,Caf\u00e9\n').encode('latin-1'), '32')}
 
 @pytest.fixture
 def folder(request, tmp_path):
     "A data folder whose training file is as the test wants it"
     (tmp_path/'e2e').mkdir()
-    for name in ('trainset.csv', 'devset.csv', 'testset_w_refs.csv'): (tmp_path/'e2e'/name).write_text(HEAD, encoding='utf-8')
+    for name in ('trainset.csv', 'devset.csv', 'testset_w_refs.csv'):
+        (tmp_path/'e2e'/name).write_text(HEAD, encoding='utf-8')
     content, train = request.param, tmp_path/'e2e/trainset.csv'
     if content is None: train.unlink()
     else: train.write_bytes(content if isinstance(content, bytes) else content.encode())
@@ -97,7 +101,8 @@ def test_a_bad_file_is_refused(folder, word, untouched):
     refused(['--corpus', 'e2e', '-p', 'data_dir', folder], [word], 20)
     refused(['--corpus', 'e2e'], [word], 20, TEXTDIFFUSION_DATA=str(folder))
 
-@pytest.mark.parametrize('args, words', [(VALUES[0][0], ['lam']), (NAMES[3][0], ['schedule', 'cosine'])], ids=['value', 'name'])
+@pytest.mark.parametrize('args, words', [(VALUES[0][0], ['lam']), (NAMES[3][0], ['schedule', 'cosine'])],
+                         ids=['value', 'name'])
 def test_under_papermill_the_first_failing_cell_says_it(args, words, tmp_path, untouched):
     done = call('papermill', NB, tmp_path/'out.ipynb', *args, '--no-progress-bar')
     nb = json.loads((tmp_path/'out.ipynb').read_text(encoding='utf-8'))
@@ -132,7 +137,8 @@ def the_record(root):
 def test_kill_and_resume(copy, tmp_path_factory):
     "kill -9 while the model trains, then the same command: final loss and weights as if nothing had happened"
     env = environment(PYTHONPATH=str(copy))
-    p = subprocess.Popen(RUN, cwd=copy, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+    p = subprocess.Popen(RUN, cwd=copy, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                         start_new_session=True)
     end = time.time() + 200
     while not list(copy.glob('.runs/*/checkpoints/best-0/step-*')):
         assert p.poll() is None and time.time() < end, 'it ended before a checkpoint was written'

@@ -69,7 +69,8 @@ def test_a_prefix_that_leaves_nothing_to_mask_is_refused_before_a_kernel_starts(
     assert not list(copy.glob('.runs/*'))
 
 def test_the_longest_prefix_leaves_something_to_mask_in_every_row():
-    longest = int((~torch.isin(DATA.test, torch.tensor(DATA.tokenizer.all_special_ids)) * torch.arange(DATA.seq_len)).amax(1).min())
+    special = torch.tensor(DATA.tokenizer.all_special_ids)
+    longest = int((~torch.isin(DATA.test, special) * torch.arange(DATA.seq_len)).amax(1).min())
     check(settled(prefix_length=longest), None, lambda cfg: DATA)
     with pytest.raises(ValueError, match=f'from 0 to {longest}, got {longest + 1}'):
         check(settled(prefix_length=longest + 1), None, lambda cfg: DATA)
@@ -129,7 +130,8 @@ def test_weights_of_half_precision_are_read_as_float32(saved, tmp_path, dtype):
 def test_published_sizes():
     "What the document says about distilroberta-base and roberta-base: 82 and 125 million parameters, with the head"
     def size(layers):
-        config = RobertaConfig(vocab_size=50265, num_hidden_layers=layers, max_position_embeddings=514, type_vocab_size=1)
+        config = RobertaConfig(vocab_size=50265, num_hidden_layers=layers, max_position_embeddings=514,
+                               type_vocab_size=1)
         with torch.device('meta'): return sum(p.numel() for p in RobertaForMaskedLM(config).parameters())
     assert round(size(6)/1e6) == 82 and round(size(12)/1e6) == 125
 
@@ -146,7 +148,8 @@ def test_a_copy_has_its_own_time_network():
     text, share, twin = torch.randint(4, 300, (2, 12)), torch.full((2,), .9), copy.deepcopy(timed)
     with torch.no_grad():
         for p in timed.time.parameters(): p.zero_()
-        assert torch.equal(timed(text, share), timed.lm(text).logits) and not torch.equal(twin(text, share), timed(text, share))
+        assert torch.equal(timed(text, share), timed.lm(text).logits) and not torch.equal(twin(text, share),
+                                                                                          timed(text, share))
 
 def test_the_stand_ins_task_masks_replaces_and_leaves():
     seen = {}

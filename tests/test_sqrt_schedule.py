@@ -43,7 +43,8 @@ def test_scale_and_noise_factor_are_one_knob():
 
 @pytest.mark.parametrize('r2', [1e-6, .5, 15.9999, 16., 16.0001, 1e3])
 def test_the_saddlepoint_is_a_probability_and_smooth_at_the_mean(r2):
-    def at(x): return nearer(torch.tensor([x], dtype=torch.float64), torch.tensor([1e-9], dtype=torch.float64), 16).item()
+    def at(x):
+        return nearer(torch.tensor([x], dtype=torch.float64), torch.tensor([1e-9], dtype=torch.float64), 16).item()
     assert 0 <= at(r2) <= 1 and abs(at(r2*1.0001) - at(r2)) < 1e-3
 
 def test_times_are_where_the_levels_are():

@@ -34,18 +34,20 @@ def test_words_move_together_without_cross_entropy_and_stay_apart_with_it():
     free = partial(of, headline('01b_unlocked_embeddings'), 'rows', 'distance')
     tied = partial(of, made_from('02_weight_tying'), 'rows')
     assert max(free(arm='t0')) < .4 and max(tied('distance', arm='mse')) < .2
-    assert max(free(arm='t0-ce')) < .4                         # the source's first remedy, on the clean vectors, is none
+    # the source's first remedy, on the clean vectors, is none
+    assert max(free(arm='t0-ce')) < .4
     assert min(tied('distance', arm='tied')) > .8
     assert min(tied('alike', arm='mse')) > .4 and max(tied('alike', arm='tied')) < .1
 
 def test_fluent_text_that_ignores_its_input_is_the_decoders():
     "01c: from pure noise BART's decoder writes whole sentences that follow nothing; read by position there is no text"
     at = partial(of, headline('01c_whose_english'), 'rows', arm='encoder', level=1999)
-    assert min(at('valid', way=WRITER)) > .9 and max(at('distinct', way=WRITER)) < .1 and max(at('follows', way=WRITER)) < .1
+    assert min(at('valid', way=WRITER)) > .9 and max(at('distinct', way=WRITER)) < .1 and max(at('follows',
+                                                                                                 way=WRITER)) < .1
     assert max(at('valid', way='position by position')) < .1
 
 def test_few_words_from_pure_noise_and_all_of_them_with_more_noise_in_training():
-    "02: a tied model restores and cannot write; 03: the schedule that the width wants writes with the words of real text"
+    "02: a tied model restores and cannot write; 03: the schedule that the width wants has the words of real text"
     tied, schedule = made_from('02_weight_tying'), headline('03_sqrt_schedule')
     assert min(of(tied, 'rows', 'right_500', arm='tied')) > .95
     assert max(of(tied, 'texts', 'unigram', arm='tied')) < real(tied, 'unigram', 'references') - 1.5

@@ -11,10 +11,8 @@ __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'ANSWER', 'first_place', 'blank', 'who
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
-
 import torch
 from torch import Tensor
-
 from .denoising import masked_nelbo
 from .metrics import behind_end, counted, exact_nll, oracle_scores
 from .models import MaskedConfig, MaskedDenoiser

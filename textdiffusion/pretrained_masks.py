@@ -33,7 +33,6 @@ from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
 from .corpora import load_corpus
 from .reading_text import hub_answers
 from .tokenizing import bpe_tokenizer, resolve_tokenizer
-
 def masked_lm(
     name, # folder with a saved model, or a name on the hub
 ) -> Any: # a transformers model with a masked-language-model head, float32, in eval mode
@@ -175,9 +174,7 @@ def text_of(cfg) -> Any: # Corpus, in the tokens of `base_model`, or in byte pai
     if text.eos_id is None and not cfg.base_model: text.tokenizer.eos_token = 'Ċ'
     return text
 
-def check(
-    cfg, corpus, cut=text_of, # cfg -> the corpus in the pieces that the model reads
-) -> None:
+def check(cfg, corpus, cut=text_of) -> None: # cut: cfg -> the corpus in the pieces that the model reads
     "Raise a ValueError if model, text and prefix do not agree, before anything is trained"
     text = cut(cfg)
     if cfg.base_model: check_fit(masked_lm(cfg.base_model), text.tokenizer, text.seq_len)
@@ -210,7 +207,6 @@ import math
 from .denoising import masked_nelbo
 from .optimizers import adamw, muon_adamw
 from .training import fit, pretrain_stand_in
-
 def _keep(run, prefix=True): return protected(run.corpus.tokenizer.all_special_ids, run.cfg.prefix_length*prefix)
 
 def _learning(cfg):
@@ -218,8 +214,7 @@ def _learning(cfg):
     if cfg.base_model: return partial(adamw, lr=5e-5, weight_decay=.01)
     return partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr)
 
-def fresh(
-    run, like=None, # the pretrained model
+def fresh(run, like=None, # the pretrained model
 ) -> Any: # a transformers model
     "An untrained model of the size that this run uses"
     cfg, text = run.cfg, run.corpus

@@ -41,7 +41,8 @@ UNITS |= dict(unigram=Unit('nats'), self_bleu=Unit('', 1, 0), length=Unit('words
               seconds=Unit('s', 1, 0), cosine=Unit(), ratio=Unit())
 UNITS |= dict(whole=_share, excess=Unit('nats per sentence'), lost=Unit('nats per sentence'),
               gap_nats=Unit('nats per hidden place', 1, 3))
-UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'), # per character
+# per character
+UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'),
               known_words=_share, judge_nll=_nats, row_entropy=Unit('nats'), signal=_share, levels=_share)
 UNITS |= dict.fromkeys(['nats_per_token', 'unprotected', 'told_half'], Unit('nats per token', 1, 3))
 UNITS |= dict(bits_per_char=Unit('bits per character', 1, 3))

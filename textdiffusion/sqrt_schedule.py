@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-
 from .corpora import load_corpus
 from .tokenizing import bpe_tokenizer
 from .denoising import denoising_table, noised
