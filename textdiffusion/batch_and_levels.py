@@ -120,6 +120,7 @@ def answer_figure(record) -> Any: # a figure
     size = record['parameters']['batch_size']
     shown = [r | dict(rows=int(size*ARMS[r['arm']].batch), way=r['arm'].removesuffix('-small').removesuffix('-large'))
              for r in record['rows'] if r['arm'] in ARMS]
+    shown.sort(key=lambda r: r['rows'])
     how = dict(x=[str(r['rows']) for r in shown], y=[r['nats_per_token'] for r in shown], hue=[r['way'] for r in shown])
     sns.pointplot(**how, ax=left, palette='colorblind', errorbar=None, dodge=.2)
     sns.stripplot(**how, ax=left, palette='dark:black', dodge=True, size=3.5, legend=False, jitter=False)
