@@ -366,25 +366,41 @@ def entry_limits(nb):
     if any('Markdown' in names(c.tree) for c in nb.code):
         yield 'sentences are said by `say`, with facts, and not put together: no Markdown(…) here'
 
-def page_limits(path):
-    "What an executed page has too much of, or lacks; and its row of the table"
+def measured_page(path):
+    "What an executed page holds: its words, the rows of its tables, its figures, kilobytes"
     cells = json.loads(path.read_text(encoding='utf-8'))['cells']
     outputs = [o for c in cells for o in c.get('outputs', [])]
-    tables = [t for o in outputs for t in re.findall(r'<table.*?</table>',
-                                                     ''.join(o.get('data', {}).get('text/html', '')), re.S)]
-    figures = [o for o in outputs if 'image/png' in o.get('data', {})]
+    data = [o.get('data', {}) for o in outputs]
+    tables = [t for d in data for t in re.findall(r'<table.*?</table>', ''.join(d.get('text/html', '')), re.S)]
     shown = [''.join(c['source']) for c in cells if c['cell_type'] == 'markdown']
-    shown += [''.join(o.get('text', '') or o['data'].get('text/markdown', '') or o['data'].get('text/plain', ''))
-              for o in outputs if 'image/png' not in o.get('data', {})
-              and 'text/html' not in o.get('data', {})] + [re.sub('<[^>]+>', ' ', t) for t in tables]
-    words, rows = sum(len(t.split()) for t in shown), [t.count('<tr') - 1 for t in tables]
-    if words > PAGE_WORDS: yield f'{words} words on the page, more than {PAGE_WORDS}'
-    if len(tables) > TABLES or max(rows, default=0) > TABLE_ROWS:
-        yield f'tables of {rows} rows, more than {TABLES} of {TABLE_ROWS}'
-    if not figures: yield 'no figure on the page'
-    if any(not o['metadata'].get('image/png', {}).get('alt') for o in figures):
+    shown += [re.sub('<[^>]+>', ' ', t) for t in tables]
+    for o, d in zip(outputs, data):
+        if d.keys() & {'image/png', 'text/html'}: continue
+        shown.append(''.join(o.get('text', '') or d.get('text/markdown', '') or d.get('text/plain', '')))
+    figures = [o for o, d in zip(outputs, data) if 'image/png' in d]
+    return dict(words=sum(len(t.split()) for t in shown), rows=[t.count('<tr') - 1 for t in tables], figures=figures,
+                kb=path.stat().st_size/1000)
+
+def page_limits(path):
+    "What an executed page has too much of, or lacks"
+    page = measured_page(path)
+    if page['words'] > PAGE_WORDS: yield f"{page['words']} words on the page, more than {PAGE_WORDS}"
+    if len(page['rows']) > TABLES or max(page['rows'], default=0) > TABLE_ROWS:
+        yield f"tables of {page['rows']} rows, more than {TABLES} of {TABLE_ROWS}"
+    if not page['figures']: yield 'no figure on the page'
+    if any(not o['metadata'].get('image/png', {}).get('alt') for o in page['figures']):
         yield 'a figure without alternative text'
-    if (kb := path.stat().st_size/1000) > KILOBYTES: yield f'{kb:.0f} KB, more than {KILOBYTES}'
+    if page['kb'] > KILOBYTES: yield f"{page['kb']:.0f} KB, more than {KILOBYTES}"
+
+def size_table(root):
+    "A line for each entry: cells, prose, code, and what its headline page holds"
+    pages = headline_pages(root)
+    yield f"{'entry':28}{'cells':>7}{'prose':>7}{'code':>7}{'page words':>12}{'tables':>8}{'figures':>9}{'KB':>6}"
+    for nb in notebooks(root):
+        if nb.in_lib or nb.path.stem not in pages: continue
+        page, code = measured_page(pages[nb.path.stem]), sum(code_lines(c) for c in nb.code)
+        yield (f"{nb.path.stem:28}{len(nb.cells):7}{prose_words(nb.cells):7}{code:7}{page['words']:12}"
+               f"{len(page['rows']):8}{len(page['figures']):9}{page['kb']:6.0f}")
 
 def headline_pages(root):
     "Entry -> its headline page"
@@ -443,6 +459,7 @@ def main(chosen):
         sys.exit(f'no gate {wrong[0]!r}; the gates are {", ".join(known)}')
     results = [run(known[c], ROOT) for c in chosen or known]
     print('\n'.join(said for _, said in results))
+    if sizes in [known[c] for c in chosen or known]: print('\n'.join(size_table(ROOT)))
     return int(not all(ok for ok, _ in results))
 
 if __name__ == '__main__': sys.exit(main(sys.argv[1:]))
