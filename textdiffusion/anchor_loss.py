@@ -169,9 +169,9 @@ def facts(record) -> Facts: # by name
         new_best=level(rows, 'new', arm='best', clamp='off'), new_real=level(rows, 'new', arm='real'))
 
 # %% ../nbs/05_anchor_loss.ipynb #4beea775
-ANSWER = """**Not by itself.** Of sampled sentences {{base}} are valid without an anchor, {{report_level}} with the
-report's squared distance and {{gao_level}} with Gao et al.'s cross-entropy. What pays is showing the model its previous
-guess: {{own_level}}; with three more changes {{best_level}}."""
+ANSWER = """**Not on this language.** Of sampled sentences {{base}} are valid without an anchor,
+{{report_level}} with the report's squared distance and {{gao_level}} with Gao et al.'s cross-entropy. What pays
+is showing the model its previous guess: {{own_level}}; with three more changes {{best_level}}."""
 
 def answer_figure(record): # axes; of a record on an oracle language
     "Valid sentences by arm, unclamped and clamped"

@@ -142,10 +142,10 @@ def _clamped(rows):
         ideal_clamped=by('optimal (best)', 'nll_minus_entropy'), ideal_new=by('optimal (best)', 'new'))
 
 # %% ../nbs/05c_commitment.ipynb #9e0f3834
-ANSWER = """**No: nearer is not righter.** The report's strong anchor brings guesses as near to words as the best
-possible denoiser's ({{strong_distance:bare}}; there {{ideal_distance}}), but {{wrong_strong}} more of them are wrong.
-Gao et al.'s spoils the guessed vector and not the scores behind it: sampling from the scores brings back
-{{by_scores}} of validity."""
+ANSWER = """**No: nearer is not righter.** The report's strong anchor brings guesses, averaged over noise, as
+near to words as the best possible denoiser's ({{strong_distance:bare}}; there {{ideal_distance}}), but
+{{wrong_strong}} more of them are wrong. Gao et al.'s spoils the guessed vector most: sampling from the scores
+behind it brings back {{by_scores}} of validity."""
 
 def _differences(rows, column):
     "A measure of `commitment` less the baseline's of the same seed, at the noise levels that all arms share"

@@ -27,8 +27,9 @@ BELIEFS = [
     Belief('Of the changes, added one by one, `ce` is the largest step', 'ahead', below, 0.),
     Belief('A tenth of the rounding weight moves the validity of `all` by less than 10 points', 'weak', within, .1)]
 ANSWER = """**No.** Read by the learned map or by cosine, {{source_learned:mean}} of the source's sentences are
-valid. Its losses look good because each asks an easy question: the noise of small vectors, and the names of clean ones.
-Changes to the network, its target, its loss and its noise bring {{best}}, whichever way the vectors are read."""
+valid. Its losses look good because each asks an easy question: the noise of small vectors, and the names of
+clean ones. Changes to the network, its target, its loss and its noise bring {{best}}, whichever way the vectors
+are read."""
 
 # %% ../nbs/04_learned_rounding.ipynb #d794a56e
 class LearnedEmbedding(nn.Module):

@@ -123,10 +123,9 @@ def facts(record) -> Facts: # by name, in nats per character
                  slower=fact(slower, Unit('percent', 100, 0), signed=True))
 
 # %% ../nbs/06e_network_parts.ipynb #81e45cca
-ANSWER = """**Rotary positions by far, then normalised queries and keys.** After 240 steps a learned table of
+ANSWER = """**Rotary positions by far; also normalised queries and keys.** After 240 steps a learned table of
 positions costs {{positions}} a character, free queries and keys {{qk}}. What layer norm, GELU, AdamW, no noise level
-or a loss without weights changes is not clear with three seeds. Four times the learning rates gain more than any part
-but the positions: {{fast}}."""
+or a loss without weights changes is not clear with three seeds. Four times the learning rates gain {{fast}}."""
 
 def answer_figure(record): # axes
     "What replacing each part costs"

@@ -42,9 +42,10 @@ def facts(record) -> Facts: # by name; of a record on an oracle language
         read_eps=read('eps-64', 'network'), read_x0=read('x0-64', 'network'), look=read('eps-64', 'look_up'))
 
 # %% ../nbs/03b_noise_prediction.ipynb #a9ff3c34
-ANSWER = """**The word.** At width 16 a network that predicts words writes {{word16}} valid sentences, one that predicts
-clean vectors {{x0_16}}, one that predicts the noise {{eps16_level}}. At width 64 it is {{word64}}, {{x0_64}} and
-{{eps64}}, the first difference not clear. Where sampling begins, an error of the noise counts two thousand times."""
+ANSWER = """**The word.** At width 16 a network that predicts words writes {{word16}} valid sentences, one that
+predicts clean vectors {{x0_16}}, one that predicts the noise {{eps16_level}}. At width 64 it is {{word64}},
+{{x0_64}} and {{eps64}}, the first difference not clear. Where sampling begins, an error of the noise counts two
+thousand times."""
 
 def answer_figure(record): # axes; of a record on an oracle language
     "Valid sentences by what is predicted, and by width"

@@ -22,7 +22,7 @@ from .statistics import above, within
 
 BELIEFS = [
     Belief('At equal fine-tuning steps the pretrained start is worth at least 0.2 nats', 'start', above, .2),
-    Belief('At equal total steps it is worth less than 0.1', 'total', within, .1),
+    Belief('At equal total steps it is worth within 0.1 of nothing', 'total', within, .1),
     Belief('Ten or a hundred levels per batch, ten or 128 per sequence: less than 0.02', 'levels', within, .02),
     Belief('One level per batch is at least 0.02 worse than one per sequence', 'mixed', above, .02),
     Belief('Being told the level changes less than 0.02, pretrained or from nothing', 'told', within, .02)]
@@ -298,7 +298,7 @@ def _curve_facts(record):
 
 # %% ../nbs/06c_pretrained_masks.ipynb #e40f8db9
 ANSWER = """**Pretraining is a head start; more levels and being told the time bring nothing that shows.** At equal
-fine-tuning steps an arm from nothing is {{start}} dearer. Given the pretraining's steps too it is not:
+fine-tuning steps an arm from nothing is {{start}} dearer. Given the pretraining's 1,800 steps too it is not:
 {{total:bare}}. A hundred levels for ten change {{batch:bare}}, time conditioning {{time:bare}}."""
 
 def facts(record) -> Facts: # by name

@@ -140,7 +140,7 @@ def facts(record) -> Facts: # by name
 import seaborn as sns
 from .plotting import panels
 
-ANSWER = """**A little, if anything, and duller.** In ten calls renoising moves the judge's price by
+ANSWER = """**A little, if anything, and less varied.** In ten calls renoising moves the judge's price by
 {{cheaper:bare}} beside ancestral sampling, in forty by {{cheaper_more}}; the entropy within a sample moves by
 {{duller_more:bare}} there. At its default settings its text still costs {{sharp:bare}}, held-out text
 {{real:bare}}."""

@@ -146,9 +146,9 @@ def facts(record) -> Facts: # by name
                  initial_report=fact(.9999**1000, 'share'))
 
 # %% ../nbs/05b_report_causes.ipynb #c1cc9dbb
-ANSWER = """**The first.** Few steps cost {{steps}}; garbled text {{text:bare}}, and the over-fitted judge
-{{judge:bare}}. A suspect that the report does not name could have done it alone: sampled from the released average of
-the weights, the *fully* trained network is {{average:bare}} worse."""
+ANSWER = """**The first.** Few steps cost {{steps}}; garbled text {{text:bare}} and the over-fitted judge
+{{judge:bare}}, neither clear. A suspect that the report does not name could have done it alone: sampled from
+the released average of the weights, the *fully* trained network is {{average:bare}} worse."""
 
 def answer_figure(record): # axes
     "What each suspect costs"

@@ -224,7 +224,9 @@ def _page_of(entry, root):
 
 def _relinked(value, root):
     "A text, or an output that is Markdown, with links between entries that lead from where a page stands"
-    if isinstance(value, str): return _LINK.sub(lambda m: f']({_page_of(m[1], root)}', value)
+    if isinstance(value, str):
+        between = _LINK.sub(lambda m: f']({_page_of(m[1], root)}', value)
+        return between.replace('](lib/', '](../../nbs/lib/')
     text = value.get('data', {}).get('text/markdown')
     return value | dict(data=value['data'] | {'text/markdown': _relinked(''.join(text), root)}) if text else value
 

@@ -213,9 +213,9 @@ def facts(record) -> Facts: # by name
 # %% ../nbs/02_weight_tying.ipynb #30aaff8a
 import matplotlib.pyplot as plt
 
-ANSWER = """**The tie is not the cure; asking the prediction for the right word is.** Of their mean distance words
-keep {{tied}} with the tie and {{untied}} with an output matrix of its own. Without the question {{mse}} is left; if
-the *clean* vectors are asked instead, as in Diffusion-LM, {{rounding}}."""
+ANSWER = """**The tie is not the cure; asking the prediction for the right word is.** Of their mean distance
+words keep {{tied}} with the tie and {{untied}} with an output matrix of its own. Without that cross-entropy
+{{mse}} is left; if it is on *clean* vectors instead, as in Diffusion-LM, {{rounding}}."""
 
 def answer_figure(record): # axes
     "What is left of the distance of two words, by arm"
