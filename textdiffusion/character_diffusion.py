@@ -29,7 +29,7 @@ from .training import Fit, fit
 
 # %% ../nbs/06b_character_diffusion.ipynb #ca64c6c2
 BELIEFS = [
-    Belief('The bound lies 0.3 to 0.6 above the NLL of the twin (shown: the gap less 0.45, bar ±0.15)',
+    Belief('The bound lies 0.3 to 0.6 above the NLL of the twin (that is, within 0.15 of 0.45)',
            'off', within, .15),
     Belief("The twin beats the 5-gram model and nanoGPT's 1.88; the bound does not even beat the 5-gram model. "
            'The smallest of the three margins', 'margin', above, 0.),

@@ -22,7 +22,7 @@ from .statistics import above, within
 
 BELIEFS = [
     Belief('At equal fine-tuning steps the pretrained start is worth at least 0.2 nats', 'start', above, .2),
-    Belief('At equal total steps it is worth within 0.1 of nothing', 'total', within, .1),
+    Belief('At equal total steps it is worth less than 0.1', 'total', within, .1),
     Belief('Ten or a hundred levels per batch, ten or 128 per sequence: less than 0.02', 'levels', within, .02),
     Belief('One level per batch is at least 0.02 worse than one per sequence', 'mixed', above, .02),
     Belief('Being told the level changes less than 0.02, pretrained or from nothing', 'told', within, .02)]

@@ -26,7 +26,7 @@ from .optimizers import adamw
 # %% ../nbs/06f_tiny_diffusion_recipe.ipynb #6a92e24d
 BELIEFS = [
     Belief("The backwards index raises the judge's NLL of ancestral texts by at least 0.1", 'index_free', above, .1),
-    Belief("The peer's recipe ends at least 0.2 above ours given 16 characters (the optimiser as its cause: untested)",
+    Belief("The peer's recipe ends at least 0.2 above ours given 16 characters: what it lacks is the optimiser",
            'recipe', above, .2),
     Belief('Word pieces cost fewer bits per character than characters, also at equal text per block (the smaller gain)',
            'short', below, 0.)]
