@@ -15,6 +15,50 @@ BIN = Path(sys.executable).parent
 REAL_TEXT = os.environ.get('TEXTDIFFUSION_DATA')
 needs_real_text = pytest.mark.skipif(not REAL_TEXT, reason='TEXTDIFFUSION_DATA is not set')
 
+# rules of each oracle language that leave a few hundred sentences, with every shape of text still in
+FEW = {'restaurants': '''
+name = cotto/PROPN | the/DET mill/PROPN
+near = the/DET golden/PROPN palace/PROPN
+food = thai/ADJ
+area = city/NOUN centre/NOUN
+eatType = pub/NOUN
+Trait = priceRange | customer_rating
+Look = priceRange | familyFriendly
+priceRange = high/ADV priced/ADJ
+Place = in/ADP the/DET area | by/ADP the/DET river/NOUN near/ADP near
+Sum = twenty/NUM pounds/NOUN
+customer_rating:a = low/ADJ
+''', 'restaurants-large': '''
+name = cotto/PROPN | the/DET mill/PROPN
+It = it/PRON
+Want = want/VERB
+Thing = an/DET priceRange:an eatType:a | a/DET Look:a but/CCONJ familyFriendly:a eatType:a
+Spot = a/DET eatType:a | an/DET eatType:an Place
+Place = near/ADP near
+near = all/PROPN bar/PROPN one/PROPN
+Cuisine = food:a
+food:a = thai/ADJ
+eatType:a = wine/NOUN bar/NOUN
+eatType:an = inn/NOUN
+Look:a = cosy/ADJ
+priceRange:an = expensive/ADJ
+familyFriendly:a = kid/NOUN friendly/ADJ
+Relative = that/PRON Verdict | where/ADV Opinion
+Claim = Menu | Verdict | Verdict and/CCONJ Menu
+Verdict = is/AUX rated/VERB customer_rating:stars
+customer_rating:stars = one/NUM star/NOUN
+Menu = serves/VERB Cuisine food/NOUN | charges/VERB priceRange:span
+Low = five/NUM
+High = forty/NUM
+Starter = soup/NOUN
+Main = fish/NOUN
+Dish = soup/NOUN
+Dishes = pies/NOUN
+Cook = chef/NOUN
+Makes = makes/VERB
+Taste = fresh/ADJ
+'''}
+
 def environment(**more):
     "The tests' environment as a reader would have it, without the real corpora"
     env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA',
@@ -38,6 +82,11 @@ def code_of(notebook, *names, until='display('):
     cells = [''.join(c['source']) for c in nb['cells'] if c['cell_type'] == 'code']
     return '\n'.join(c.split('\ndisplay(')[0].split(f'\n{until}')[0] for c in cells
                      if any(f'def {n}(' in c for n in names))
+
+def row(corpus, *words, L=10):
+    "BOS, these ids, EOS, PAD as far as L"
+    ids = [corpus.bos_id, *words, corpus.eos_id]
+    return ids + [corpus.pad_id]*(L-len(ids))
 
 def judging():
     "All that an entry can import to judge text and to compare arms, by name"
@@ -66,6 +115,16 @@ def checkout_at(folder, *entries):
         for name in pins[entry]['pins'].values():
             shutil.copy(ROOT/f'journal/{name}.json', folder/f'journal/{name}.json')
     return folder
+
+def smoke_run(tmp_path, entry, *args, **env):
+    "The record of a smoke run in a checkout of its own, with the pinned records of the entry"
+    copy = checkout_at(tmp_path, entry)
+    done = call('textdiffusion', 'run', entry, '--preset', 'smoke', *args, cwd=copy,
+                env=environment(PYTHONPATH=str(copy), **env))
+    assert done.returncode == 0, done.stderr[-2000:]
+    path, = copy.glob(f'.runs/{entry}-*/record.json')
+    assert path.with_name('page.ipynb').exists()
+    return json.loads(path.read_text(encoding='utf-8'))
 
 def refused_at_once(words, *command):
     "A command is refused within two minutes, also on a busy machine, by one line that holds the words"

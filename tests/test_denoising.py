@@ -1,15 +1,10 @@
 """Denoisers whose scores are known."""
 import math
 
-import pytest, torch
+import torch
 
-from textdiffusion.corpora import load_corpus
 from textdiffusion.denoising import denoising_table, input_sensitivity
 from textdiffusion.schedules import sqrt
-
-@pytest.fixture(scope='module')
-def corpus(): return load_corpus('restaurants')
-
 
 def test_perfect_and_blind_denoisers(corpus):
     ids, V = corpus.test[:16], corpus.vocab_size

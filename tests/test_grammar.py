@@ -3,6 +3,7 @@ import math, random, time
 
 import pytest, torch
 import torch.nn.functional as F
+from helpers import FEW
 
 from textdiffusion.automata import ambiguity, read_rules
 from textdiffusion.grammar import GRAMMARS, Grammar, leaves, load_grammar
@@ -10,51 +11,6 @@ from textdiffusion.restaurants import SLOTS
 
 FLOORS = {'restaurants': dict(words=60, nats=10, longest=28, five_gram=.81),
           'restaurants-large': dict(words=160, nats=15, longest=48, five_gram=.51)}
-
-# rules that leave a few hundred sentences, with every shape of text still in
-FEW = {'restaurants': '''
-name = cotto/PROPN | the/DET mill/PROPN
-near = the/DET golden/PROPN palace/PROPN
-food = thai/ADJ
-area = city/NOUN centre/NOUN
-eatType = pub/NOUN
-Trait = priceRange | customer_rating
-Look = priceRange | familyFriendly
-priceRange = high/ADV priced/ADJ
-Place = in/ADP the/DET area | by/ADP the/DET river/NOUN near/ADP near
-Sum = twenty/NUM pounds/NOUN
-customer_rating:a = low/ADJ
-''', 'restaurants-large': '''
-name = cotto/PROPN | the/DET mill/PROPN
-It = it/PRON
-Want = want/VERB
-Thing = an/DET priceRange:an eatType:a | a/DET Look:a but/CCONJ familyFriendly:a eatType:a
-Spot = a/DET eatType:a | an/DET eatType:an Place
-Place = near/ADP near
-near = all/PROPN bar/PROPN one/PROPN
-Cuisine = food:a
-food:a = thai/ADJ
-eatType:a = wine/NOUN bar/NOUN
-eatType:an = inn/NOUN
-Look:a = cosy/ADJ
-priceRange:an = expensive/ADJ
-familyFriendly:a = kid/NOUN friendly/ADJ
-Relative = that/PRON Verdict | where/ADV Opinion
-Claim = Menu | Verdict | Verdict and/CCONJ Menu
-Verdict = is/AUX rated/VERB customer_rating:stars
-customer_rating:stars = one/NUM star/NOUN
-Menu = serves/VERB Cuisine food/NOUN | charges/VERB priceRange:span
-Low = five/NUM
-High = forty/NUM
-Starter = soup/NOUN
-Main = fish/NOUN
-Dish = soup/NOUN
-Dishes = pies/NOUN
-Cook = chef/NOUN
-Makes = makes/VERB
-Taste = fresh/ADJ
-'''}
-
 
 @pytest.fixture(params=list(GRAMMARS))
 def grammar(request):

@@ -1,15 +1,10 @@
 """The teacher: what it charges where that is known, and that its training can be repeated."""
 import math
 
-import pytest, torch
+import torch
 
-from textdiffusion.corpora import load_corpus
 from textdiffusion.judges import fit_teacher, new_teacher, teacher_nll
 from textdiffusion.metrics import behind_end
-
-@pytest.fixture(scope='module')
-def corpus(): return load_corpus('restaurants')
-
 
 def test_a_teacher_that_knows_nothing_costs_ln_v(corpus):
     teacher = new_teacher(corpus, width=16, layers=1, heads=2).eval()

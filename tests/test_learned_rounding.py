@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import REAL_TEXT, call, checkout_at, environment, needs_real_text, refused_at_once
+from helpers import REAL_TEXT, needs_real_text, refused_at_once, smoke_run
 
 from textdiffusion.corpora import load_corpus
 from textdiffusion.learned_rounding import (LADDER, PRESETS, Arm, Denoiser, LearnedEmbedding, LearnedRounding,
@@ -123,16 +123,6 @@ def test_a_width_that_the_heads_do_not_divide_is_refused():
         check(SimpleNamespace(embed_dim=30, heads=4), None)
 
 # the command ------------------------------------------------------------------------------------------------------
-
-def smoke_run(tmp_path, entry, *args, **env):
-    "The record of a smoke run in a checkout of its own"
-    copy = checkout_at(tmp_path, entry)
-    done = call('textdiffusion', 'run', entry, '--preset', 'smoke', *args, cwd=copy,
-                env=environment(PYTHONPATH=str(copy), **env))
-    assert done.returncode == 0, done.stderr[-2000:]
-    path, = copy.glob(f'.runs/{entry}-*/record.json')
-    assert path.with_name('page.ipynb').exists()
-    return json.loads(path.read_text(encoding='utf-8'))
 
 @pytest.mark.parametrize('arm', ['frozen', 'no-head', 'source'])
 def test_an_arm_alone_runs_to_its_end(arm, tmp_path):

@@ -111,7 +111,8 @@ BAD = [(['-p', 'step', '3'], ['step', 'steps']), (['--corpus', 'wiki'], ['restau
        (['-p', 'calls', '4,4'], ['calls', 'twice']),
        (['-p', 'calls', '4,2001'], ['calls', '2,000']), (['-p', 'calls', '4,0'], ['calls', 'whole number from 1']),
        (['-p', 'exact', '1.5'], ['exact']),
-       pytest.param(['--corpus', 'tiny_shakespeare'], ['sentences', 'running text'], marks=needs_real_text)]
+       pytest.param(['--corpus', 'tiny_shakespeare', '--data-dir', REAL_TEXT], ['sentences', 'running text'],
+                    marks=needs_real_text, id='running text')]
 
 @pytest.mark.parametrize('args, words', BAD, ids=lambda x: x[-1])
 def test_a_wrong_parameter_is_refused(args, words):

@@ -2,22 +2,13 @@
 import math
 from types import SimpleNamespace
 
-import pytest, torch
+import torch
+from helpers import row
 
-from textdiffusion.corpora import load_corpus
 from textdiffusion.metrics import (counted, distinct, exact_nll, longest_copy, nll_rates, novelty, oracle_scores,
-                                   self_bleu,
-                                   unigram_entropy, unseen)
+                                   self_bleu, unigram_entropy, unseen)
 
 N = 512
-
-@pytest.fixture(scope='module')
-def corpus(): return load_corpus('restaurants')
-
-def row(corpus, *words, L=10):
-    "BOS, these ids, EOS, PAD as far as L"
-    ids = [corpus.bos_id, *words, corpus.eos_id]
-    return ids + [corpus.pad_id]*(L-len(ids))
 
 def test_counted_agrees_with_the_corpus_on_clean_text(corpus):
     assert torch.equal(counted(corpus.test, corpus), corpus.real(corpus.test))

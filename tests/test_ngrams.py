@@ -4,12 +4,8 @@ from types import SimpleNamespace
 
 import pytest, torch
 
-from textdiffusion.corpora import load_corpus
 from textdiffusion.metrics import form_scores, oracle_scores
 from textdiffusion.ngrams import NGram
-
-@pytest.fixture(scope='module')
-def corpus(): return load_corpus('restaurants')
 
 @pytest.fixture(scope='module')
 def sampled(corpus): return {k: NGram(k).fit(corpus.train, corpus).sample(512, seed=3) for k in (3, 5)}

@@ -1,37 +1,20 @@
 """The perfect continuous denoiser against enumeration, also where no sentence produced what it sees."""
 import pytest, torch
 import torch.nn.functional as F
+from helpers import FEW
 
-from textdiffusion.corpora import load_corpus, oracle
+from textdiffusion.corpora import oracle
 from textdiffusion.grammar import GRAMMARS, load_grammar
 from textdiffusion.metrics import oracle_scores
 from textdiffusion.oracles import bayes_denoiser
 from textdiffusion.sampling import ddim_step, sample
 from textdiffusion.schedules import sqrt
 
-# rules that leave a few hundred sentences
-FEW = '''
-name = cotto/PROPN | the/DET mill/PROPN
-near = the/DET golden/PROPN palace/PROPN
-food = french/ADJ
-area = city/NOUN centre/NOUN
-eatType = pub/NOUN
-Trait = priceRange | customer_rating
-Look = priceRange | familyFriendly
-priceRange = high/ADV priced/ADJ
-Place = in/ADP the/DET area | by/ADP the/DET river/NOUN near/ADP near
-Sum = twenty/NUM pounds/NOUN
-customer_rating:a = low/ADJ
-'''
-
-@pytest.fixture(scope='module')
-def corpus(): return load_corpus('restaurants')
-
 @pytest.fixture(scope='module')
 def small():
     "A part of the language, as a corpus"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(GRAMMARS, 'few', lambda: load_grammar('restaurants').sub_language(rules=FEW))
+        patch.setitem(GRAMMARS, 'few', lambda: load_grammar('restaurants').sub_language(rules=FEW['restaurants']))
         corpus = oracle('few')
     assert corpus.grammar.n_sentences() < 2000
     return corpus

@@ -2,21 +2,13 @@
 import json, math
 
 import pytest, torch
+from helpers import row
 
-from textdiffusion.corpora import load_corpus
 from textdiffusion.judges import new_teacher
 from textdiffusion.metrics import behind_end, counted
 from textdiffusion.scoring import evaluate, reference_rows
 
 N = 512
-
-@pytest.fixture(scope='module')
-def corpus(): return load_corpus('restaurants')
-
-def row(corpus, *words, L=10):
-    "BOS, these ids, EOS, PAD as far as L"
-    ids = [corpus.bos_id, *words, corpus.eos_id]
-    return ids + [corpus.pad_id]*(L-len(ids))
 
 def test_what_stands_behind_the_end_moves_nothing_but_tail(corpus):
     clean, dirty = corpus.test[:64], corpus.test[:64].clone()

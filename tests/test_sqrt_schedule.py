@@ -1,10 +1,9 @@
 "Entries 03 and 03b: what look-up knows, the rule, every arm, bad input, smoke runs of both"
-import json
 import math
 
 import pytest
 import torch
-from helpers import call, checkout_at, environment
+from helpers import call, smoke_run
 from textdiffusion import noise_prediction, sqrt_schedule
 from textdiffusion.lookup import cliff, easy_share, look_up_rate, nearer, time_of
 from textdiffusion.presets import settle
@@ -103,22 +102,13 @@ def test_bad_input_is_refused_before_a_kernel_starts(given, says):
     out = call('textdiffusion', 'run', '03_sqrt_schedule', *given)
     assert out.returncode == 2 and says in out.stderr and out.stderr.count('\n') == 1
 
-def smoke(tmp_path, entry, *given, **env):
-    "The record of a smoke run in a checkout of its own, with the pinned records"
-    folder = checkout_at(tmp_path, entry)
-    done = call('textdiffusion', 'run', entry, '--preset', 'smoke', *given, cwd=folder,
-                env=environment(PYTHONPATH=str(folder), **env))
-    assert done.returncode == 0, done.stderr[-2000:]
-    path, = folder.glob('.runs/*/record.json')
-    return json.loads(path.read_text(encoding='utf-8'))
-
 def test_an_arm_alone_runs_to_its_end(tmp_path):
     "One that belongs to no sweep and is no arm of the preset"
-    record = smoke(tmp_path, '03_sqrt_schedule', '-p', 'arms', 'x0-16')
+    record = smoke_run(tmp_path, '03_sqrt_schedule', '-p', 'arms', 'x0-16')
     assert record['rule']['c'] == pytest.approx(.934, abs=.001) and set(record['weights']) == {'x0-16-0'}
 
 def test_the_companion_runs_and_samples_the_noise_twice(tmp_path):
-    record = smoke(tmp_path, '03b_noise_prediction', '-p', 'arms', 'eps-16')
+    record = smoke_run(tmp_path, '03b_noise_prediction', '-p', 'arms', 'eps-16')
     assert {r['start'] for r in record['rows'] if r['arm'] == 'eps-16'} == {'', 'late'} and 'crossed' not in record
 
 def test_real_text_needs_no_grammar(tmp_path):
@@ -131,5 +121,5 @@ def test_real_text_needs_no_grammar(tmp_path):
         lines = [' '.join(words[i] for i in row) for row in drawn]
         (folder/f'{split}.txt').write_text('\n'.join(lines), encoding='utf-8')
     given = ['--corpus', 'wikitext2', '-p', 'arms', 'sqrt-64,rule-64']
-    record = smoke(tmp_path, '03_sqrt_schedule', *given, TEXTDIFFUSION_DATA=str(tmp_path/'data'))
+    record = smoke_run(tmp_path, '03_sqrt_schedule', *given, TEXTDIFFUSION_DATA=str(tmp_path/'data'))
     assert record['corpus_info']['tokenizer'] == 'BPE' and record['headline']['name'].startswith('teacher_nll')

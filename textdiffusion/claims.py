@@ -116,11 +116,12 @@ def claims_page(
     "All claims by source, with their verdicts"
     rows = judged_claims(pins, root)
     def count(rows): return ', '.join(f'{n} {v}' for v in VERDICTS if (n := sum(r['verdict'] == v for r in rows)))
-    lines, columns = [_CLAIMS_HEAD, '', f'{len(rows)} claims: {count(rows)}.', ''], list(rows[0])[:-2]
-    columns.insert(1, 'entry')
+    lines = [_CLAIMS_HEAD, '', f'{len(rows)} claims: {count(rows)}.', '']
+    columns = 'id', 'entry', 'says', 'verdict', 'found', 'by'
     for source in dict.fromkeys(r['source'] for r in rows):
         mine = [r for r in rows if r['source'] == source]
-        lines += [f'## {source}', '', f'{len(mine)} claims: {count(mine)}.', '', _row(*columns), _row(*['---']*6)]
+        lines += [f'## {source}', '', f'{len(mine)} claims: {count(mine)}.', '']
+        lines += [_row(*columns), _row(*['---']*len(columns))]
         lines += [_row(*(r[c] for c in columns)) for r in mine] + ['']
     return '\n'.join(lines)
 

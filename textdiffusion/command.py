@@ -8,6 +8,7 @@ __all__ = ['Parser', 'parser', 'listing', 'main']
 # %% ../nbs/lib/90_command.ipynb #52475cc4
 import argparse
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -19,7 +20,11 @@ from .runs import RunFailed, render, run, verify
 
 # %% ../nbs/lib/90_command.ipynb #812f16f5
 class Parser(argparse.ArgumentParser):
-    "A parser whose complaints are one sentence"
+    "A parser whose complaints are one sentence, and to which every negative number is a value, `-1.` and `-1e-3` too"
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._negative_number_matcher = re.compile(r'-(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$', re.I)  # argparse: -1 and -1.5
+
     def error(
         self,
         message:str, # from argparse

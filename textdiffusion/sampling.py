@@ -228,7 +228,7 @@ def sample(
             stepper = lambda x_t, x0_hat, noise: step(x_t, x0_hat, ab[i], ab[i+1], noise, previous)
             x_s = stepper(x, x0_hat, draw(shape, generator, device))
             x = controlled(x_s, x.new_full(shape[:1], t[i+1]), stepper, x, x0_hat, guide, project)
+            if not x.isfinite().all():
+                raise FloatingPointError(f'sampling diverged: the latents are not finite after {i+1} calls')
             x0_prev, previous = raw if self_condition else None, (x0_hat, ab[i])
-    if not x.isfinite().all():
-        raise FloatingPointError(f'sampling diverged: the latents are not finite after {steps} calls')
     return decode(x, logits), trace
