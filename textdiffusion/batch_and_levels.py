@@ -110,9 +110,9 @@ def facts(record) -> Facts: # by name
 
 # %% ../nbs/06g_batch_and_levels.ipynb #f88b0740
 ANSWER = """**Not that three seeds show.** Sixteen times the rows, at equal steps, are worth {{worth_one}} with
-one level per batch and {{worth_all:bare}} with levels spread evenly: larger batches help, but not by holding
-more levels. What one level per batch costs goes from {{small:bare}} to {{large:bare}}, if anything up. A
-hundred levels move the gradient's share of signal by {{more_signal}}."""
+one level per batch and {{worth_all:bare}} with levels spread evenly: larger batches help, not by more levels.
+What one level per batch costs goes from {{small:bare}} to {{large:bare}}, if anything up. A hundred levels move
+the gradient's share of signal by {{more_signal}}."""
 
 def answer_figure(record) -> Any: # a figure
     "Bounds by rows in a batch, and the levels' share of the variance"
