@@ -78,7 +78,7 @@ def intervals(
     return source + total[1:] - total[torch.searchsorted(source, source)] # less what earlier states take
 
 # %% ../nbs/lib/02_automata.ipynb #9c6ce4f0
-MAX_PAIRS = 2_000_000 # of states, that the proof goes through
+MAX_PAIRS = 300_000 # of states, that the proof goes through
 
 def arcs_by_word(
     arcs:list[Arc], # sorted by source
@@ -110,7 +110,7 @@ def ambiguity(
                 if there in came or x == y and i > j: continue    # or the same two the other way round
                 came[there] = here, a, b
                 todo.append(there)
-        if len(came) > MAX_PAIRS: raise ValueError(
-            f'{source}: the language is too large to prove that no sentence has two derivations: more than '
-            f'{MAX_PAIRS:,} pairs of states; write fewer alternatives that begin with the same words')
+                if len(came) > MAX_PAIRS: raise ValueError(
+                    f'{source}: the language is too large to prove that no sentence has two derivations: more than '
+                    f'{MAX_PAIRS:,} pairs of states; write fewer alternatives that begin with the same words')
     return None
