@@ -9,11 +9,9 @@ import torch
 import torch.nn.functional as F
 
 from helpers import overhead
-from textdiffusion import grammar
 from textdiffusion.corpora import oracle
 from textdiffusion.tokenizing import list_tokenizer
 from textdiffusion.denoising import _mask_exactly, _stratified_counts, masked_nelbo
-from textdiffusion.automata import read_rules
 from textdiffusion.grammar import Grammar
 from textdiffusion.metrics import exact_nll, nll_rates, oracle_scores
 from textdiffusion.models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, load, rms_norm, rotary
@@ -23,6 +21,7 @@ from textdiffusion.oracles import _is_possible, masked_oracle
 from textdiffusion.plotting import denoising_strip, moments
 from textdiffusion.unmasking import (ancestral, canvas, categorical, even_times, greedy, random_k, scheduled,
     threshold, top_k, unmask)
+from textdiffusion.rules import read_rules
 from textdiffusion.schedules import MASK_SCHEDULES, mask_cosine, mask_linear, mask_log_linear
 
 SIZES = dict(vocab_size=11, d_model=32, n_layers=2, n_heads=2)
@@ -364,29 +363,28 @@ def test_float32_lowers_the_entropy_of_a_thousand_calls():
 
 # The small language of the prototype (recipes/oracle_small.py): 1,296,972 sentences of at most 28 words, so L = 30.
 SMALL = '''
-Text   = .35 Name is/X Desc ./X | .25 Name Verb ./X | .2 Place ,/X Name Verb ./X | .2 Name is/X Desc and/X Verb ./X
-Name   = the/X eagle/X | the/X mill/X | the/X punter/X | the/X vaults/X | cotto/X | zizzi/X | aromi/X | strada/X
-       | the/X golden/X curry/X | the/X rice/X boat/X | loch/X fyne/X | blue/X spice/X
-Desc   = .4 a/X Praise Spot | .6 a/X Praise Spot Place
-Praise = .3 cheap/X | .2 family/X friendly/X | .2 high/X priced/X | .15 moderately/X priced/X | .15 highly/X rated/X
-Spot   = .7 Food Inn | .3 Inn
-Food   = english/X | french/X | italian/X | japanese/X | indian/X
-Inn    = .4 restaurant/X | .35 pub/X | .25 coffee/X shop/X
-Place  = .4 in/X the/X Area | .3 near/X Name | .3 by/X the/X river/X near/X Name
-Area   = city/X centre/X | riverside/X area/X
-Verb   = .35 serves/X Food food/X | .3 has/X a/X Rate customer/X rating/X | .2 offers/X Food food/X Price
-       | .15 serves/X Food food/X and/X has/X a/X Rate customer/X rating/X
-Rate   = .34 low/X | .33 average/X | .33 high/X
-Price  = for/X less/X than/X Sum | for/X more/X than/X Sum
-Sum    = twenty/X pounds/X | thirty/X pounds/X
+<Text>   = [.35] <Name> is <Desc> . | [.25] <Name> <Verb> .
+         | [.2] <Place> , <Name> <Verb> . | [.2] <Name> is <Desc> and <Verb> .
+<Name>   = the eagle | the mill | the punter | the vaults | cotto | zizzi | aromi | strada
+         | the golden curry | the rice boat | loch fyne | blue spice
+<Desc>   = [.4] a <Praise> <Spot> | [.6] a <Praise> <Spot> <Place>
+<Praise> = [.3] cheap | [.2] family friendly | [.2] high priced | [.15] moderately priced | [.15] highly rated
+<Spot>   = [.7] <Food> <Inn> | [.3] <Inn>
+<Food>   = english | french | italian | japanese | indian
+<Inn>    = [.4] restaurant | [.35] pub | [.25] coffee shop
+<Place>  = [.4] in the <Area> | [.3] near <Name> | [.3] by the river near <Name>
+<Area>   = city centre | riverside area
+<Verb>   = [.35] serves <Food> food | [.3] has a <Rate> customer rating | [.2] offers <Food> food <Price>
+         | [.15] serves <Food> food and has a <Rate> customer rating
+<Rate>   = [.34] low | [.33] average | [.33] high
+<Price>  = for less than <Sum> | for more than <Sum>
+<Sum>    = twenty pounds | thirty pounds
 '''
 
 @pytest.fixture(scope='module')
 def small():
     "The prototype's language as a corpus"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(grammar.GRAMMARS, 'small', lambda: Grammar('small', read_rules(SMALL)))
-        corpus = oracle('small')
+    corpus = oracle(Grammar('small', read_rules(SMALL)))
     assert corpus.grammar.n_sentences() == 1_296_972 and corpus.seq_len == 30
     return corpus
 
@@ -510,8 +508,8 @@ def test_refusals_of_losses_and_evaluation(small):
         masked_oracle(replace(small, tokenizer=list_tokenizer(['the'])))
     class Text: grammar, name = None, 'wikitext2'
     with pytest.raises(ValueError,
-                       match='masked_oracle needs an oracle language, and wikitext2 is real text; choose restaurants '
-                             'or restaurants-large'):
+                       match='masked_oracle needs an oracle language, and wikitext2 is real text; choose restaurants, '
+                             'restaurants-large or a .grammar file of your own'):
         masked_oracle(Text)
     with pytest.raises(ValueError, match='d_model 30 must be divisible'): MaskedConfig(d_model=30)
 

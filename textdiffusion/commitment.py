@@ -86,7 +86,7 @@ def check(cfg, corpus):
     "Refuse a corpus whose optimal denoiser is not known"
     if corpus.grammar: return
     raise ValueError(f'05c_commitment compares with the optimal denoiser, which takes a grammar, and {corpus.name} has '
-                     'none: choose restaurants or restaurants-large')
+                     'none: choose restaurants, restaurants-large or a .grammar file of your own')
 
 # %% ../nbs/05c_commitment.ipynb #5ea8bf63
 SPACINGS = Unit('word spacings') # mean distance of a word to its nearest neighbour

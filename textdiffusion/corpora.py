@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from .batching import epoch_rows, step_generator
-from .grammar import GRAMMARS, Grammar, load_grammar
+from .grammar import GRAMMARS, Grammar, is_grammar, load_grammar
 from .reading_text import (find_text, hub_dataset, read_column, read_lines, read_plain, refuse_doubled,
     repair_all, split_lines, stratified, with_sizes)
 from .tokenizing import (SPECIALS, block_rows, char_tokenizer, encode, encode_stream, list_tokenizer,
@@ -217,14 +217,15 @@ def build_stream(
 
 # %% ../nbs/lib/10_corpora.ipynb #f72fc5bf
 def oracle(
-    name:str,                    # of the grammar
+    name:str|Path|Grammar,       # a grammar, its name, or the path of a .grammar file
     seq_len:int|None=None,       # L, at least the longest sentence + 2; None for just that
     tokenizer:Any=None,          # whatever `resolve_tokenizer` takes; None for one token per word
     data_dir:str|Path|None=None, # must be None: the language needs no data
 ) -> Corpus:                     # with `grammar` and fresh batches
     "An oracle language: training batches drawn fresh, three fixed samples"
-    if data_dir: raise ValueError(f'{name} is drawn from a grammar and reads no files; leave data_dir out.')
-    grammar = load_grammar(name)
+    if data_dir: raise ValueError(f'{name} is drawn from a grammar and needs no data; leave data_dir out.')
+    grammar = name if isinstance(name, Grammar) else load_grammar(name)
+    name = grammar.name
     drawn = {split: grammar.draw(n, torch.Generator().manual_seed(i))
              for i, (split, n) in enumerate([('train', 20_000), ('valid', 2_000), ('test', 2_000)])}
     text = {split: spell(grammar, words) for split, words in drawn.items()}
@@ -241,9 +242,10 @@ def oracle(
                     grammar=grammar, fresh=lambda n, generator: rows(grammar.draw(n, generator)))
     note = 'train is a fixed reference sample; batches are drawn fresh' + ('' if tokenizer is None
                                                                            else '; L is what the three samples need')
-    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence='Apache-2.0',
+    ours = name in GRAMMARS
+    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence='Apache-2.0' if ours else 'its own',
                            encoding=dict(found=0, repaired=0), note=note)
-    return corpus
+    return corpus if ours else replace(corpus, info=corpus.info | dict(grammar=grammar.fingerprint()))
 
 # %% ../nbs/lib/10_corpora.ipynb #13daab37
 def spell(
@@ -382,8 +384,11 @@ def load_corpus(
     data_dir:str|Path|None=None, # folder of the files; None for TEXTDIFFUSION_DATA, then the Hugging Face cache or hub
 ) -> Corpus:                     # splits, tokenizer, text and the facts about them
     "A corpus by name; bad input is refused with one sentence before anything is tokenised"
-    if name not in CORPORA: raise ValueError(f'unknown corpus {name!r}; choose from {", ".join(CORPORA)}.')
+    own = name not in CORPORA and is_grammar(name)
+    if name not in CORPORA and not own: raise ValueError(f'unknown corpus {name!r}; choose from {", ".join(CORPORA)}.')
+    if own and Path(name).stem in CORPORA: raise ValueError(
+        f'{name}: {Path(name).stem} is the name of a corpus of the library; give the file another name')
     if seq_len is not None and not (isinstance(seq_len, int) and 4 <= seq_len <= MAX_LEN):
         raise ValueError('seq_len must be an integer of at least 4 (BOS, two words, EOS) '
                          f'and at most {MAX_LEN}, got {seq_len!r}.')
-    return CORPORA[name](seq_len, tokenizer, data_dir)
+    return (partial(oracle, name) if own else CORPORA[name])(seq_len, tokenizer, data_dir)

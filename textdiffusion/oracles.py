@@ -19,7 +19,7 @@ def language_tokens(
     "The symbols of the corpus's grammar as token ids; a ValueError on any other corpus"
     if corpus.grammar is None:
         raise ValueError(f'{who} needs an oracle language, and {corpus.name} is real text; '
-                         'choose restaurants or restaurants-large')
+                         'choose restaurants, restaurants-large or a .grammar file of your own')
     words = corpus.tokenizer.convert_tokens_to_ids(corpus.grammar.words)
     tokens = torch.tensor(words + [corpus.eos_id, corpus.pad_id])
     if (tokens == corpus.special['unk']).any():

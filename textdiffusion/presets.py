@@ -102,9 +102,11 @@ def model_name(
 def corpus_name(
     name:str, # of the parameter
     value:Any, # to be checked
-) -> str: # a key of CORPORA
-    "The name of a corpus that can be loaded"
+) -> str: # a key of CORPORA, or the absolute path of a file
+    "The name of a corpus that can be loaded, or the path of a .grammar file"
     from textdiffusion.corpora import CORPORA
+    if isinstance(value, str) and value.endswith('.grammar') and (path := _expanded(name, value)).is_file():
+        return str(path.resolve())
     return one_of(name, value, CORPORA)
 
 def schedule_name(

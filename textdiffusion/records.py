@@ -87,6 +87,7 @@ def public_parameters(
 ) -> dict: # parameter -> value, those that are set
     "The parameters that may be written down: no `data_dir`, and of a local `base_model` a fingerprint"
     known = {k: v for k, v in vars(cfg).items() if k != 'data_dir' and not is_empty(v)}
+    if Path(known.get('corpus', '.')).is_absolute(): known['corpus'] = Path(known['corpus']).stem
     base = known.get('base_model', '.')
     if Path(base).is_absolute(): known['base_model'] = f'local, {folder_hash(base)[:12]}'
     return plain(dict(sorted(known.items())), 'parameters')
@@ -98,7 +99,8 @@ def source_hash(
 ) -> str: # 64 hexadecimal digits
     "A hash of the code that makes an entry: its code cells and the library"
     cells = [''.join(c['source']) for c in read_json(entry.path)['cells'] if c['cell_type'] == 'code']
-    return digest(*cells, *(p.read_bytes() for p in sorted((root/settings(root)['lib_path']).glob('*.py'))))
+    lib = root/settings(root)['lib_path']
+    return digest(*cells, *(p.read_bytes() for kind in ('*.py', '*/*.grammar') for p in sorted(lib.glob(kind))))
 
 def run_key(
     entry:Entry, # what is run
@@ -238,7 +240,9 @@ def begin(
     if path := os.environ.get('TEXTDIFFUSION_RECORD'):
         shown = read_record(Path(path))
         if shown['entry'] == entry:
-            settled = vars(settle(presets, preset=shown['preset'], corpus=shown['corpus']))
+            from textdiffusion.corpora import CORPORA
+            named = dict(corpus=shown['corpus']) if shown['corpus'] in CORPORA else {} # else it was a file
+            settled = vars(settle(presets, preset=shown['preset'], **named))
             return Run(entry=entry, cfg=SimpleNamespace(**settled | shown['parameters']), shown=shown)
     cfg, folder = settle(presets, choices=choices, **given), os.environ.get('TEXTDIFFUSION_RUN')
     if not folder: return Run(entry=entry, cfg=cfg)

@@ -132,7 +132,7 @@ def check(cfg, corpus):
         raise ValueError(f'few must be smaller than steps, got few={cfg.few} and steps={cfg.steps}')
     if corpus.eos_id is None:
         raise ValueError(f'this entry needs a corpus of sentences, and {corpus.name} is running text; '
-                         'choose restaurants, restaurants-large, e2e or rotten_tomatoes')
+                         'choose restaurants, restaurants-large, e2e, rotten_tomatoes or a .grammar file of your own')
 
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"

@@ -19,7 +19,7 @@ from .batching import step_generator
 from .corpora import Corpus, build_stream, load_corpus
 from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
-from .grammar import GRAMMARS
+from .grammar import GRAMMARS, is_grammar
 from .metrics import unigram_entropy
 from .models import CausalLM
 from .ngrams import NGram
@@ -43,9 +43,10 @@ def running_text(
     lines:int|None=None,               # as in `stream_text`
 ) -> Corpus:                           # without BOS, EOS and padding
     "A corpus as one stream of tokens, cut into blocks"
-    if name not in GRAMMARS: return load_corpus(name, seq_len, tokenizer, data_dir)
-    about = dict(source='oracle', licence='Apache-2.0', note='one sentence a line')
-    return build_stream(name, stream_text(load_corpus(name), lines), tokenizer, seq_len, **about)
+    if not is_grammar(name): return load_corpus(name, seq_len, tokenizer, data_dir)
+    corpus = load_corpus(name)
+    about = {k: corpus.info[k] for k in ('source', 'licence', 'grammar') if k in corpus.info}
+    return build_stream(corpus.name, stream_text(corpus, lines), tokenizer, seq_len, **about, note='one sentence a line')
 
 # %% ../nbs/lib/73_streams.ipynb #1b447241
 CONTEXT = 16 # characters that are given, as many as tiny-diffusion never masks
@@ -54,7 +55,7 @@ def check_text(cfg, corpus) -> None:
     "Refuse a corpus of sentences, blocks without room behind the context, and more samples than there are blocks"
     if corpus.eos_id is not None and not corpus.grammar:
         raise ValueError(f'corpus: this entry needs running text, and {corpus.name} is made of sentences; choose '
-                         f'tiny_shakespeare, wikitext2, {", ".join(GRAMMARS)}')
+                         f'tiny_shakespeare, wikitext2, {", ".join(GRAMMARS)} or a .grammar file of your own')
     if cfg.seq_len <= CONTEXT:
         raise ValueError(f'seq_len must be above the {CONTEXT} given characters, not {cfg.seq_len}')
     held = len(stream_text(corpus, cfg.lines)['test']) // cfg.seq_len
