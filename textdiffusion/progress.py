@@ -119,7 +119,7 @@ def said_of(
 # %% ../nbs/lib/07_progress.ipynb #f284ad98
 BEAT = .5 # seconds between two drawings
 
-# %% ../nbs/lib/07_progress.ipynb #94cc6e26
+# %% ../nbs/lib/07_progress.ipynb #afbd7a23
 class Board:
     "What this process is doing, and the thread that says so"
     def __init__(self):
@@ -133,10 +133,7 @@ class Board:
         self.screen, self.over = screen(), threading.Event()
         threading.Thread(target=self._beat, args=(self.over,), daemon=True).start()
 
-    def pop(
-        self, stage:Stage, # that is over
-        well:bool=True,    # whether it ended as it should
-    ) -> None:
+    def pop(self, stage:Stage, well:bool=True) -> None:
         "End a stage and all within it; what took a second and is to be kept leaves a line, the last one no line"
         with self.lock:
             took, i = time.monotonic() - stage.begun, self.stages.index(stage)
@@ -158,11 +155,12 @@ class Board:
             share = past/(past + left) if self.outlook else inner[-1].done/inner[-1].total if inner else math.nan
             self.screen.show(said_of(self.stages, self.outlook), self.stages, share)
 
-    def aside(
-        self, text:str, # a line that is no progress
-        file,           # where it goes
-    ) -> None:
-        "Print a line without breaking the one that is being rewritten"
+    def keep(self, line:str) -> None:
+        "Leave a line of progress that stays"
+        with self.lock: self.screen.keep(line)
+
+    def aside(self, text:str, file:Any) -> None:
+        "Print a line that is no progress to `file`, without breaking the one that is being rewritten"
         with self.lock:
             if self.stages: self.screen.close()
             print(text, file=file, flush=True)

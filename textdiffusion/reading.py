@@ -18,7 +18,8 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 
 from .plotting import label
-from .records import damage_of, digest, drift, duration, pinned
+from .progress import duration
+from .records import damage_of, digest, drift, pinned
 from .statistics import Estimate, estimate, paired, within
 
 # %% ../nbs/lib/84_reading.ipynb #3cf4333b
