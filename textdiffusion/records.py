@@ -203,7 +203,6 @@ class Run(Workplace):
         "Where this run computes"
         import torch
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
-
     def __repr__(self): return f'Run({self.entry!r}, {self.cfg and self.cfg.preset}, {self.folder or "no folder"})'
 
     def announce(self, steps:int, seconds:float) -> None:
