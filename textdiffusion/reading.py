@@ -9,6 +9,7 @@ __all__ = ['UNITS', 'OUTCOMES', 'Unit', 'Fact', 'constant', 'fact', 'level', 'ch
 
 # %% ../nbs/lib/84_reading.ipynb #fe8385e3
 import re
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -120,6 +121,7 @@ def change(
 
 class Facts(dict):
     "The facts of a record by name; `f.name` is `f['name']`, and `Facts(f, more=…)` holds both"
+    def __repr__(self): return f'Facts({len(self)}: {textwrap.shorten(", ".join(self), 150, placeholder=" …")})'
     def __getattr__(self, name):
         try: return self[name]
         except KeyError: raise AttributeError(f"no fact is called {name!r}; there are {', '.join(self)}") from None

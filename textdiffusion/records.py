@@ -9,6 +9,7 @@ __all__ = ['RECORD_KB', 'SCHEMA', 'KEYS', 'plain', 'to_json', 'thinned', 'digest
            'drift']
 
 # %% ../nbs/lib/82_records.ipynb #a4157696
+import difflib
 import hashlib
 import itertools
 import json
@@ -363,8 +364,8 @@ def find_record(
     known = [f'{p.parent.name}/{p.stem}' for p in sorted((root/'journal').glob('*/*.json'))]
     meant = [k for k in known if f'/{tail}'.endswith(f'/{k}') or k.endswith(f'/{tail}')]
     if len(meant) == 1: return read_record(_record_path(root, meant[0]))
-    near = [k for k in known if tail in k][:5]
-    hint = f"it may be one of {', '.join(near)}" if near else 'textdiffusion log shows them all'
+    near = [k for k in known if tail in k][:3] or difflib.get_close_matches(tail, known, n=3, cutoff=.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else 'textdiffusion log shows them all'
     raise ValueError(f'no record is called {name!r}: {hint}')
 
 # %% ../nbs/lib/82_records.ipynb #0645ef85
