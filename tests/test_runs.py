@@ -115,7 +115,7 @@ def test_run_publishes_record_and_page_and_never_overwrites(root, tmp_path, monk
 
     assert main(['list']) == main(['log']) == main(['pin', first.stem]) == 0
     said = capsys.readouterr().out
-    assert '(records: 2)' in said and 'loss: 0.6667' in said and f'Pinned 01_toy/{first.stem}' in said
+    assert '(records: 2)' in said and '0.6667   01_toy/' in said and f'Pinned 01_toy/{first.stem}' in said
     assert 'The loss is 0.67.' in (root/'journal/README.md').read_text() and (root/'journal/CLAIMS.md').exists()
 
 def test_render_gives_the_same_page_and_verify_finds_what_drifted(root, capsys):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['VERDICTS', 'RELATIONS', 'answer', 'pinned_log', 'claim_text', 'judged_claim', 'judged_claims', 'claims_page',
-           'write_pages', 'pin', 'all_records']
+           'write_pages', 'pin']
 
 # %% ../nbs/lib/88_claims.ipynb #1a9684a6
 import re
@@ -13,7 +13,7 @@ from pathlib import Path
 from .checkout import checkout, entries, existing, hold, read_json, write_whole
 from .presets import one_of
 from .reading import told
-from .records import damage_of, find_record, read_pins, read_record, records, to_json
+from .records import find_record, read_pins, read_record, to_json
 from .runs import entry_module
 from .statistics import above, below, within
 
@@ -150,13 +150,4 @@ def pin(
         write_pages(pins, root)
     return chosen
 
-def all_records(
-    root:Path|None=None, # the checkout
-) -> str: # a line each
-    "Every published record: its name, and its headline number; a star where it is pinned"
-    root = checkout(root)
-    held = {name for mine in read_pins(root).values() for name in mine['pins'].values()}
-    def star(r): return '*' if r['name'] in held else ' '
-    def said(r): return damage_of(r, root).split(' (')[0] or f"{r['headline']['name']}: {r['headline']['value']}"
-    def line(r): return f"{star(r)} {r['name']}  {said(r)}"[:118]
-    return '\n'.join(map(line, records(root))) or 'No record has been published yet.'
+

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from .metrics import behind_end, counted
 from .optimizers import adamw
+from .progress import stage
 from .training import fit
 
 # %% ../nbs/lib/62_judges.ipynb #5ab6d069
@@ -71,12 +72,13 @@ def fit_teacher(
         return dict(loss=causal_nll(model, ids[:, :longest])[real[:, :longest]].mean(), weight=real.sum())
     every = max(1, steps//evaluations)
     result = fit(teacher, loss_fn, lambda step: corpus.batch(step, batch_size, seed).to(device), steps,
-                 every=every, save_every=every, seed=seed, folder=folder, name='teacher',
+                 every=every, save_every=every, seed=seed, folder=folder, name='the judge',
                  optimizer=lambda model: adamw(model, lr=lr, betas=(.9, .98)),
                  evaluate=lambda model: teacher_nll(model, valid, corpus)[0])
     return result.ema, result.history
 
 # %% ../nbs/lib/62_judges.ipynb #08a5f5b9
+@stage('sampling from the judge')
 def teacher_sample(
     teacher,     # from `fit_teacher`
     corpus,      # Corpus it was trained on

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['LABELS', 'SIGNS', 'PAGE', 'label', 'table_of', 'panels', 'line_panel', 'training_curves', 'quartile_curves', 'spread',
            'arm_bars', 'noise_curves', 'moments', 'shown', 'caption', 'confidence_colour', 'kept_columns',
-           'denoising_strip', 'flow', 'draw_moment', 'denoising_gif', 'denoising_html']
+           'denoising_strip', 'flow', 'draw_moment', 'denoising_gif', 'denoising_html', 'player']
 
 # %% ../nbs/lib/70_plotting.ipynb #e0548f17
 import hashlib, html, io, json, math, re
@@ -280,8 +280,10 @@ PAGE = '''<div id="ID" style="font-family:monospace;line-height:1.9;max-width:60
 <p><button type="button">play</button> <input type="range" min="0" max="LAST" value="LAST" aria-label="moment"> \
 <span></span></p><div>TEXT</div></div>
 <script>(() => {
-const moments = DATA, box = document.getElementById("ID"), \
-[button, slider, place] = ["button", "input", "span"].map(n => box.querySelector(n)), \
+const moments = DATA, box = [...document.querySelectorAll("#ID")].find(b => !b.dataset.ready);
+if (!box) return;
+box.dataset.ready = 1;
+const [button, slider, place] = ["button", "input", "span"].map(n => box.querySelector(n)), \
 text = box.lastElementChild;
 const show = i => { const m = moments[i]; slider.value = i; place.textContent = m.caption; \
 text.replaceChildren(...m.words.flatMap((w, j) => {
@@ -291,7 +293,7 @@ s.style.cssText = `background:${m.back[j]};color:${m.text[j]};padding:.1em .25em
 let timer = null;
 const stop = () => { clearInterval(timer); timer = null; button.textContent = "play"; };
 button.onclick = () => { if (timer) return stop(); let i = +slider.value >= moments.length-1 ? 0 : +slider.value; \
-show(i); button.textContent = "stop";
+show(i); button.textContent = "pause";
   timer = setInterval(() => { if (++i >= moments.length) return stop(); show(i); }, PAUSE); };
 slider.oninput = () => { stop(); show(+slider.value); };
 show(moments.length-1);
@@ -312,3 +314,19 @@ def denoising_html(
     parts = dict(ID='denoising-' + hashlib.sha256(data.encode()).hexdigest()[:8], LAST=str(len(frames)-1),
                  PAUSE=str(int(1000*seconds)), TEXT=html.escape(' '.join(words[-1])), DATA=data)
     return re.sub('ID|LAST|PAUSE|TEXT|DATA', lambda m: parts[m[0]], PAGE)
+
+# %% ../nbs/lib/70_plotting.ipynb #player01
+def player(
+    trace:list[dict],   # of `sample` or `unmask`, or of `moments`
+    corpus=None,        # Corpus, for the words; not needed for `moments`
+    row:int=0,          # which of the B samples
+    seconds:float=.6,   # per moment when it plays
+):                      # to be displayed: IPython's HTML
+    "A sentence coming out of noise, with a button and a slider, in any notebook"
+    from IPython.display import HTML
+    if not trace: shown(trace)                           # says what to ask the sampler for
+    if 'ids' in trace[0]:
+        if corpus is None: raise ValueError('a trace of token ids needs its corpus: player(trace, corpus)')
+        if not 0 <= row < (n := len(trace[0]['ids'])): raise ValueError(f'row must be from 0 to {n-1}, got {row!r}')
+        trace = moments(trace, corpus, row)
+    return HTML(denoising_html(trace, seconds))

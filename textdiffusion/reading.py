@@ -9,6 +9,7 @@ __all__ = ['UNITS', 'OUTCOMES', 'Unit', 'Fact', 'constant', 'fact', 'level', 'ch
 
 # %% ../nbs/lib/84_reading.ipynb #fe8385e3
 import re
+import textwrap
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -18,7 +19,8 @@ from IPython.display import HTML, Markdown, display
 from matplotlib.figure import Figure
 
 from .plotting import label
-from .records import damage_of, digest, drift, duration, pinned
+from .progress import duration
+from .records import damage_of, digest, drift, pinned
 from .statistics import Estimate, estimate, paired, within
 
 # %% ../nbs/lib/84_reading.ipynb #3cf4333b
@@ -119,6 +121,7 @@ def change(
 
 class Facts(dict):
     "The facts of a record by name; `f.name` is `f['name']`, and `Facts(f, more=…)` holds both"
+    def __repr__(self): return f'Facts({len(self)}: {textwrap.shorten(", ".join(self), 150, placeholder=" …")})'
     def __getattr__(self, name):
         try: return self[name]
         except KeyError: raise AttributeError(f"no fact is called {name!r}; there are {', '.join(self)}") from None

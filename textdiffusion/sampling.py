@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
+from .progress import stage
 from .schedules import MASK_SCHEDULES, SCHEDULES, grid, posterior
 
 # %% ../nbs/lib/50_sampling.ipynb #0b0c7c14
@@ -219,7 +220,7 @@ def sample(
     x = (draw(shape, generator, device) if x_T is None else x_T.to(device)).float()
     if x.shape != tuple(shape): raise ValueError(f'x_T has shape {tuple(x.shape)}, but {tuple(shape)} was asked for')
     x0_prev, previous, trace = None, None, []
-    with evaluating(denoiser):
+    with evaluating(denoiser), stage('sampling', steps) as bar:
         for i in range(steps):
             raw, logits = denoiser(x, x.new_full(shape[:1], t[i]), x0_prev)
             check_prediction(raw, logits, x)
@@ -231,4 +232,5 @@ def sample(
             if not x.isfinite().all():
                 raise FloatingPointError(f'sampling diverged: the latents are not finite after {i+1} calls')
             x0_prev, previous = raw if self_condition else None, (x0_hat, ab[i])
+            bar.tick()
     return decode(x, logits), trace

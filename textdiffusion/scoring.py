@@ -13,8 +13,10 @@ from .judges import teacher_nll, teacher_sample
 from .metrics import (check_count, counted, diversity, form_scores, is_word, novelty, oracle_scores,
                                    word_rows)
 from .ngrams import NGram
+from .progress import stage
 
 # %% ../nbs/lib/65_scoring.ipynb #bf02673d
+@stage('scoring')
 def evaluate(
     ids:Tensor,       # (N,L) token ids of a sampler, or of real text
     corpus,           # Corpus they belong to
@@ -46,6 +48,7 @@ def shuffle_words(
         shuffled[b, keep[b]] = torch.tensor(shuffler.sample(row, len(row)), dtype=ids.dtype, device=ids.device)
     return shuffled
 
+@stage('held-out text and counting models')
 def reference_rows(
     corpus,       # Corpus
     n:int=512,    # rows scored for each

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from .objectives import forbid
+from .progress import stage
 from .sampling import check_finite, evaluating, home
 from .schedules import mask_linear
 
@@ -214,7 +215,7 @@ def unmask(
     ab, z, trace = alpha_bar(times(steps)).tolist()[:-1] + [1.], beside(z, denoiser), []
     gaps, sure = (z == mask_id).sum(1).clamp(min=1), (z != mask_id).float()
     keep = lambda: trace.append(dict(t=((z == mask_id).sum(1)/gaps).mean().item(), ids=z.cpu(), confidence=sure.cpu()))
-    with evaluating(denoiser):
+    with evaluating(denoiser), stage('sampling', steps) as bar:
         for i in range(steps):
             masked = z == mask_id
             if not masked.any(): break
@@ -224,5 +225,6 @@ def unmask(
             tokens = guess.tokens(now)
             if trace_every: sure = sure.where(~now, guess.probability(tokens, now))
             z = z.masked_scatter(now, tokens)
+            bar.tick()
     if trace_every: keep()
     return z, trace
