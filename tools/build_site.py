@@ -1,6 +1,6 @@
 """`python tools/build_site.py` makes the site in _site/: front page, journal, claims, library reference and guides,
 as static files that need no network. Sphinx reads a copy of the pages, laid out as the repository is."""
-import json, posixpath, re, shutil, subprocess, sys
+import ast, json, posixpath, re, shutil, subprocess, sys
 from functools import partial
 from pathlib import Path
 import nbformat
@@ -34,11 +34,17 @@ def title_cell(source, title, links):
     text = re.sub(r'^# .*', lambda _: f'# {title}', ABOUT.sub('', source).rstrip(), count=1)
     return f'{text}\n\n{" · ".join(filter(None, parts))}\n'
 
+def imports_only(code):
+    "Whether code does nothing but import"
+    try: return all(isinstance(n, (ast.Import, ast.ImportFrom)) for n in ast.parse(code).body)
+    except SyntaxError: return False            # magics
+
 def code_cell(cell, fold):
-    "A code cell as the site shows it, None for one that is not; `fold`: what no module exports is behind a click"
+    "A code cell as the site shows it, None for one that is not; `fold`: imports and what is not exported need a click"
     words, code = directives(cell.source)
     if words & DROPPED and 'export' not in words or not code: return None
-    cell.source, cell.metadata = code, dict(tags=['hide-input']) if fold and 'export' not in words else {}
+    behind = fold and ('export' not in words or imports_only(code))
+    cell.source, cell.metadata = code, dict(tags=['hide-input']) if behind else {}
     return cell
 
 def notebook_page(nb, here, title, links, pages, marks, fold):
@@ -158,15 +164,18 @@ class Source:
         self.markdown('README.md', 'index.md', more + toc('Library', ['reference/index'])
                       + toc('Guides', [f'docs/{d}' for d in docs]))
 
-def build(root=ROOT, out=None):
-    "Make the site of a checkout in `out`; the exit status of Sphinx, which fails at a link that leads nowhere"
-    out, work = out or root/'_site', root/'_build/site'
+def sphinx(source, work):
+    "Let Sphinx make work/html; its exit status, which is not 0 where a link leads nowhere"
+    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-c', ROOT/'tools/site', '-d', work/'trees',
+               '-b', 'html', source, work/'html']
+    return subprocess.run(command).returncode
+
+def build(root=ROOT, out=ROOT/'_site', work=ROOT/'_build/site'):
+    "Make the site of a checkout in `out`, which is replaced if all went well; the exit status of Sphinx"
     shutil.rmtree(work, ignore_errors=True)
     source = Source(root, work/'source')
     for part in (source.journal, source.reference, source.front): part()
-    command = [sys.executable, '-m', 'sphinx', '-W', '--keep-going', '-q', '-c', ROOT/'tools/site', '-d', work/'trees',
-               '-b', 'html', source.folder, work/'html']
-    if status := subprocess.run(command).returncode: return status
+    if status := sphinx(source.folder, work): return status
     shutil.rmtree(out, ignore_errors=True)
     shutil.move(work/'html', out)
     return 0
