@@ -54,7 +54,8 @@ def test_no_link_leads_nowhere(site, pages):
     assert len(pages) > 100 and not list(dead(pages))
 
 def test_a_dead_link_is_seen(tmp_path):
-    (tmp_path/'a.html').write_text('<a href="b.html#x">b</a> <a href="c.html">c</a> <a href="#here">d</a> <p id="here">')
+    links = ''.join(f'<a href="{link}">there</a>' for link in ('b.html#x', 'c.html', '#here', 'b.html#y'))
+    (tmp_path/'a.html').write_text(links + '<p id="here">')
     (tmp_path/'b.html').write_text('<p id="y">')
     found = {p: Page(p) for p in tmp_path.glob('*.html')}
     assert [link for _, link in dead(found)] == ['b.html#x', 'c.html']
@@ -76,8 +77,8 @@ def test_every_entry_and_every_module_has_its_page(site, pages):
 
 def test_markup_in_a_text_is_shown_and_not_obeyed(tmp_path):
     evil = '<script>alert(1)</script> <img src=x onerror=alert(2)> {{ secret }} $a$'
-    said = [nbformat.v4.new_output('stream', text=evil), nbformat.v4.new_output('display_data', {'text/markdown': evil}),
-            nbformat.v4.new_output('execute_result', {'text/plain': evil})]
+    said = [nbformat.v4.new_output('stream', text=evil)]
+    said += [nbformat.v4.new_output('display_data', {kind: evil}) for kind in ('text/markdown', 'text/plain')]
     cells = [nbformat.v4.new_markdown_cell(f'# Texts\n\n{evil}'), nbformat.v4.new_code_cell('show()', outputs=said)]
     nb = nbformat.v4.new_notebook(cells=cells, metadata=dict(language_info=dict(name='python')))
     (tmp_path/'index.ipynb').write_text(nbformat.writes(nb))
@@ -90,7 +91,8 @@ def test_a_signature_is_told_with_its_comments():
     def halve(x:float|None=None, *, often:int=1) -> list[float]: "Half of `x`, <b>*twice*</b>"
     assert reference.signature(halve) == 'x=None, *, often=1'
     assert reference.escaped(halve.__doc__) == r'Half of `x`, \<b\>\*twice\*\</b\>'
-    assert r'| `x` | `float \| None` |' in reference.table(halve) and '| *returns* | `list[float]` |' in reference.table(halve)
+    table = reference.table(halve)
+    assert r'| `x` | `float \| None` |' in table and '| *returns* | `list[float]` |' in table
 
 @pytest.mark.skipif(not CHROMIUM, reason='there is no chromium on this machine')
 def test_pages_fit_a_desk_and_a_phone(site):
@@ -99,7 +101,8 @@ def test_pages_fit_a_desk_and_a_phone(site):
     with sync_api.sync_playwright() as p:
         browser = p.chromium.launch(executable_path=CHROMIUM, args=['--no-sandbox', '--disable-gpu'])
         for width, scheme in ((1280, 'light'), (400, 'dark')):
-            page, errors = browser.new_context(viewport=dict(width=width, height=900), color_scheme=scheme).new_page(), []
+            errors, size = [], dict(width=width, height=900)
+            page = browser.new_context(viewport=size, color_scheme=scheme).new_page()
             page.on('console', lambda m: errors.append(m.text) if m.type == 'error' else None)
             page.on('pageerror', lambda e: errors.append(str(e)))
             for name in ('index.html', entry, 'journal/CLAIMS.html', 'reference/training.html'):
