@@ -109,4 +109,7 @@ def test_pages_fit_a_desk_and_a_phone(site):
                 page.goto(f'file://{site/name}')
                 wide = page.evaluate('document.documentElement.scrollWidth')
                 assert wide <= width and not errors, (name, width, wide, errors)
+        page.goto(f'file://{site}/search.html?q=anchor')
+        page.wait_for_selector('#search-results li a')
+        assert not errors and 'Anchor loss' in page.inner_text('#search-results')
         browser.close()

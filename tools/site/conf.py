@@ -7,6 +7,7 @@ extensions = ['myst_nb', 'sphinx_copybutton']
 html_theme, html_title = 'furo', 'textdiffusion'
 html_static_path, html_css_files = ['_static'], ['site.css']
 html_show_sphinx = html_copy_source = html_show_sourcelink = False
+html_show_search_summary = False                        # it fetches pages, which a browser refuses for local files
 html_math_renderer = 'mathml'
 pygments_style, pygments_dark_style = 'friendly', 'github-dark'
 python_maximum_signature_line_length = 88
