@@ -10,7 +10,7 @@ unexport MPLBACKEND IN_TEST
 # Threads that wait must sleep: spinning, two runs on two cores slowed each other forty-fold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help journal test soak lab readme export
+.PHONY: help journal test soak lab site readme export
 help:     ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' Makefile | column -t -s '|'
 
@@ -35,6 +35,10 @@ soak: $(STAMP)  ## every arm of every entry alone, at smoke size (an hour or mor
 lab: $(STAMP)  ## JupyterLab in this folder
 	$(BIN)/jupyter lab
 
+site: $(STAMP)  ## the journal, its claims and the library reference as web pages, in _site/; no network but for the packages
+	$(BIN)/python tools/build_site.py
+	@echo 'Open _site/index.html in a browser.'
+
 readme: $(STAMP)  ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
 
@@ -47,4 +51,4 @@ $(STAMP): settings.ini setup.py constraints.txt
 	if [ -z "$$python" ]; then \
 	    echo "textdiffusion needs Python 3.11 or newer, and $(or $(PYTHON),python3) is: $$($(or $(PYTHON),python3) --version 2>&1). Name one: make test PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
 	echo "setting up $(VENV) with $$($$python --version) (a few minutes)"; \
-	$$python -m venv $(VENV) && $(BIN)/pip install -q -c constraints.txt -e '.[dev]' && touch $(STAMP)
+	$$python -m venv $(VENV) && $(BIN)/pip install -q -c constraints.txt -e '.[dev,site]' && touch $(STAMP)

@@ -260,7 +260,7 @@ def draw_moment(
                                                                                  loc='left')
     with io.BytesIO() as png:
         fig.savefig(png, dpi=100); plt.close(fig)
-        return Image.open(png).convert('P', palette=Image.Palette.ADAPTIVE, colors=64)
+        return Image.open(png).convert('RGB').convert('P', palette=Image.Palette.ADAPTIVE, colors=64)
 
 def denoising_gif(
     trace:list[dict],   # of `moments`

@@ -26,6 +26,7 @@ class Cell:
     kind: str
     source: str
     meta: dict
+    id: str
     ran: bool                       # has outputs or an execution number
     directives: list                # of each leading `#|` line: its words
 
@@ -64,7 +65,7 @@ def read_cell(raw):
     head = re.match(r'(?:\s*#\s*\|.*\n?)*', source)[0].strip()
     leading = [line.split('|', 1)[1].split() for line in head.splitlines()]
     ran = bool(raw.get('outputs') or raw.get('execution_count'))
-    return Cell(raw['cell_type'], source, raw['metadata'], ran, [words for words in leading if words])
+    return Cell(raw['cell_type'], source, raw['metadata'], raw.get('id', ''), ran, [w for w in leading if w])
 
 def notebooks(root):
     "All notebooks that nbdev sees, in order; index.ipynb first"
