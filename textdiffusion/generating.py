@@ -131,7 +131,7 @@ def token_draw(
     warp = LogitsProcessorList(warper(value) for warper, (value, nothing) in idle.items() if value != nothing)
     return lambda logits, generator: categorical(warp(None, logits), generator)
 
-# %% ../nbs/lib/76_generating.ipynb #709105b9
+# %% ../nbs/lib/76_generating.ipynb #0b8e4587
 def _chance(seed, generator):
     "The source of chance: a generator that was given, or a fresh one; without a seed torch's global state decides"
     if None not in (seed, generator): raise ValueError('seed and generator say the same: leave one of them out')
@@ -149,7 +149,7 @@ def ended(
 def _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator):
     "Lay out the window, let `write` fill it part by part, cut and pad what comes"
     config = model.config
-    if not hasattr(config, 'seq_len'):
+    if not all(hasattr(config, name) for name in FIELDS):
         raise ValueError(f'this {type(model).__name__} does not say how it is used (window, ids, schedule): call '
                          'inform(model, corpus, alpha_bar) of textdiffusion.saved once, or use sample or unmask')
     if attention_mask is not None and not torch.as_tensor(attention_mask).all():
