@@ -6,13 +6,14 @@
 __all__ = ['FIELDS', 'named_schedule', 'tokens_of', 'inform', 'layout', 'token_draw', 'ended', 'generate', 'generate_masked',
            'held', 'generate_vectors', 'generate_causal']
 
-# %% ../nbs/lib/76_generating.ipynb #0676c352
+# %% ../nbs/lib/76_generating.ipynb #7131c215
 from collections.abc import Callable
 from functools import singledispatch
 from pathlib import Path
 import torch
 from torch import Tensor, nn
-from transformers import LogitsProcessorList, TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper
+from transformers import (LogitsProcessorList, SuppressTokensLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper,
+                          TopPLogitsWarper)
 from .models import (CausalLM, DiffusionLMConfig, DiffusionLMDenoiser, GaussianConfig, GaussianDenoiser,
                                   MaskedConfig, MaskedDenoiser)
 from .sampling import draw, evaluating, sample, trained_schedule
@@ -114,11 +115,12 @@ def layout(
     if filling and not config.running: return nn.functional.pad(ids, (0, L-ids.shape[1]), value=config.pad_token_id), L
     return (ids if ids.shape[1] == L else canvas(ids, L, gaps)), n if filling else L
 
-# %% ../nbs/lib/76_generating.ipynb #14b76cd3
+# %% ../nbs/lib/76_generating.ipynb #7f588416
 def token_draw(
     temperature:float=1.,  # above 0; below 1 sharper, above 1 flatter
     top_k:int|None=None,   # only the k most likely tokens
     top_p:float|None=None, # only the most likely tokens that have this probability together
+    never:list[int]=[],    # tokens that are not drawn
 ) -> Callable:             # (logits (N,V), generator) -> (N,) tokens
     "A draw in proportion to the scores, after transformers' processors"
     if not (isinstance(temperature, (int, float)) and 0 < temperature < float('inf')):
@@ -126,16 +128,21 @@ def token_draw(
     if top_k is not None and not (isinstance(top_k, int) and top_k > 0):
         raise ValueError(f'top_k must be a whole number of at least 1, got {top_k!r}')
     if top_p is not None and not 0 < top_p <= 1: raise ValueError(f'top_p must lie in (0, 1], got {top_p!r}')
-    idle = {TemperatureLogitsWarper: (float(temperature), 1.), TopKLogitsWarper: (top_k, None),
-            TopPLogitsWarper: (top_p, None)}
-    warp = LogitsProcessorList(warper(value) for warper, (value, nothing) in idle.items() if value != nothing)
+    idle = [(SuppressTokensLogitsProcessor, never, []), (TemperatureLogitsWarper, float(temperature), 1.),
+            (TopKLogitsWarper, top_k, None), (TopPLogitsWarper, top_p, None)]
+    warp = LogitsProcessorList(processor(value) for processor, value, nothing in idle if value != nothing)
     return lambda logits, generator: categorical(warp(None, logits), generator)
 
-# %% ../nbs/lib/76_generating.ipynb #0b8e4587
+# %% ../nbs/lib/76_generating.ipynb #54d37f39
 def _chance(seed, generator):
     "The source of chance: a generator that was given, or a fresh one; without a seed torch's global state decides"
     if None not in (seed, generator): raise ValueError('seed and generator say the same: leave one of them out')
     return generator if seed is None else torch.Generator().manual_seed(seed)
+
+def _no_words(config, z):
+    "Tokens that no gap takes: in a sentence whose end is known, the end, the begin and padding are no words"
+    if config.running or not (z == config.eos_token_id).any(): return []
+    return [config.pad_token_id, config.bos_token_id, config.eos_token_id]
 
 def ended(
     ids:Tensor, # (B,n) tokens
@@ -176,7 +183,7 @@ def generate(
     "What `model.generate` calls: the function that is registered for the kind of model"
     raise ValueError(f'a {type(model).__name__} cannot generate: choose a masked, a continuous or an autoregressive model')
 
-# %% ../nbs/lib/76_generating.ipynb #b7693038
+# %% ../nbs/lib/76_generating.ipynb #5110070c
 def generate_masked(
     model:MaskedDenoiser,
     input_ids=None,             # (B,n) a beginning, or texts with the mask where a token is wanted; None = from nothing
@@ -195,11 +202,12 @@ def generate_masked(
     "Texts of a masked model: what is given stays, masks are filled"
     def write(z, chance):
         return unmask(model, z, steps or model.config.seq_len, model.config.mask_id, alpha_bar=trained_schedule(model),
-                      choose=token_draw(temperature, top_k, top_p), generator=chance, **how)[0]
+                      choose=token_draw(temperature, top_k, top_p, _no_words(model.config, z)), generator=chance,
+                      **how)[0]
     return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator)
 generate.register(MaskedDenoiser, generate_masked)
 
-# %% ../nbs/lib/76_generating.ipynb #e6b15799
+# %% ../nbs/lib/76_generating.ipynb #3b6046c1
 def held(
     x0:Tensor,          # (B,L,D) clean vectors of what is known
     known:Tensor,       # (B,L) bool
@@ -234,8 +242,10 @@ def generate_vectors(
     def write(z, chance):
         known = z != model.config.mask_id
         x0 = model.embed(z.masked_fill(~known, 0)).detach()
+        never = torch.tensor(_no_words(model.config, z), dtype=torch.long, device=z.device)
+        def decode(x, logits): return logits.index_fill(-1, never, -torch.inf).argmax(-1)
         ids, _ = sample(model, (*z.shape, D), alpha_bar, steps, project=held(x0, known, alpha_bar, chance),
-                        generator=chance, **how)
+                        decode=decode, generator=chance, **how)
         return torch.where(known, z, ids)
     return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator)
 for kind in (GaussianDenoiser, DiffusionLMDenoiser): generate.register(kind, generate_vectors)
