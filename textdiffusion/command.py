@@ -14,6 +14,7 @@ from pathlib import Path
 
 import textdiffusion
 from .checkout import checkout, entries
+from .model_commands import COMMANDS, add_commands, obey
 from .presets import literal
 from .records import find_record, read_pins
 from .runs import RunFailed, render, run, verify
@@ -46,6 +47,7 @@ def parser() -> Parser: # of the whole command line
     p.add_argument('--data-dir', help='folder with the text of a real corpus')
     p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
                    help='a parameter of the notebook, such as steps, arms or seeds; a wrong name lists them all')
+    p.add_argument('--keep-models', action='store_true', help='leave the trained models in the folder of the run')
     p = add('render', 'make pages from their records again, without training')
     p.add_argument('records', nargs='*', metavar='record', help='a path in journal/, or the name of the file')
     p.add_argument('--pinned', action='store_true', help='all pinned records')
@@ -57,6 +59,7 @@ def parser() -> Parser: # of the whole command line
     p.add_argument('record', help='a path in journal/, or the name of the file')
     p.add_argument('--headline', action='store_true', help='let the prose of the entry speak of this record')
     add('log', 'show all records, a star where one is pinned')
+    add_commands(add)
     return top
 
 # %% ../nbs/lib/90_command.ipynb #300b6311
@@ -95,7 +98,8 @@ def listing(
 # %% ../nbs/lib/90_command.ipynb #835c9598
 def _obey(args, root):
     "Do what was asked for; the status to leave with"
-    if args.command == 'run': run(args.entry, _parameters(args), root)
+    if args.command in COMMANDS: return obey(args)
+    if args.command == 'run': run(args.entry, _parameters(args), root, args.keep_models)
     if args.command == 'render': _render(args, root)
     if args.command == 'verify': return _verify(args, root)
     if args.command == 'list': print(listing(root))
