@@ -8,12 +8,13 @@ __all__ = ['HEADS', 'rms_norm', 'rotary', 'squared_relu', 'Block', 'time_feature
            'MaskedConfig', 'MaskedDenoiser', 'DiffusionLMConfig', 'DiffusionLMDenoiser', 'load']
 
 # %% ../nbs/lib/30_models.ipynb #07c66d0f
+import importlib
 import math
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .schedules import SCHEDULES
 
@@ -96,6 +97,10 @@ class TextDiffusionModel(PreTrainedModel):
         "Number of parameters"
         return sum(p.numel() for p in self.parameters())
 
+    def generate(self, *args, **how) -> Tensor: # as `generating` says
+        "Texts of a model that knows how it is used: a saved one, or one after `generating.inform`"
+        return importlib.import_module('textdiffusion.generating').generate(self, *args, **how)
+
 # %% ../nbs/lib/30_models.ipynb #9d84ad8b
 class TiedDecoder(nn.Module):
     "Scores of vectors against a table that belongs to somebody else, plus a bias per token"
@@ -176,7 +181,7 @@ HEADS = dict(regress_x0=RegressX0, mean_embedding=MeanEmbedding, predict_eps=Pre
 # %% ../nbs/lib/30_models.ipynb #e8c9f9d1
 class GaussianConfig(PreTrainedConfig):
     "Settings of a `GaussianDenoiser`; every field is a number, a flag or a name from an exported table"
-    model_type = 'textdiffusion_gaussian'
+    model_type = 'textdiffusion_gaussian (import textdiffusion first)'
     def __init__(self,
         vocab_size:int=64,           # V, without the mask token
         emb_dim:int=16,              # D, width of the diffused vectors
@@ -243,7 +248,7 @@ class GaussianDenoiser(TextDiffusionModel):
 # %% ../nbs/lib/30_models.ipynb #04eb86a2
 class CausalConfig(PreTrainedConfig):
     "Settings of a `CausalLM`"
-    model_type = 'textdiffusion_causal'
+    model_type = 'textdiffusion_causal (import textdiffusion first)'
     def __init__(self,
         vocab_size:int=64, # V, without the mask token
         d_model:int=128,   # width
@@ -280,7 +285,7 @@ class CausalLM(TextDiffusionModel):
 # %% ../nbs/lib/30_models.ipynb #9bbc846a
 class MaskedConfig(CausalConfig):
     "Settings of a `MaskedDenoiser`: those of its autoregressive twin, and whether it is told the noise level"
-    model_type = 'textdiffusion_masked'
+    model_type = 'textdiffusion_masked (import textdiffusion first)'
     def __init__(self,
         time:bool=False, # True = the network is told the share of masks
         **kwargs,        # fields of CausalConfig, and of PreTrainedConfig
@@ -317,7 +322,7 @@ class MaskedDenoiser(TextDiffusionModel):
 # %% ../nbs/lib/30_models.ipynb #028b66a4
 class DiffusionLMConfig(PreTrainedConfig):
     "Settings of `DiffusionLMDenoiser`; the defaults are the published E2E model's"
-    model_type = 'textdiffusion_diffusion_lm'
+    model_type = 'textdiffusion_diffusion_lm (import textdiffusion first)'
     def __init__(self,
         vocab_size:int=821,    # V
         emb_dim:int=16,        # D
@@ -382,6 +387,7 @@ for config, model in ((GaussianConfig, GaussianDenoiser), (CausalConfig, CausalL
                       (DiffusionLMConfig, DiffusionLMDenoiser)):
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)
+    CONFIG_MAPPING.register(config.model_type.split()[0], config, exist_ok=True) # as earlier versions wrote it
 
 def load(
     folder:str, # what `save_pretrained` wrote

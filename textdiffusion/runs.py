@@ -99,6 +99,13 @@ def working_folder(
             yield folder
             return
 
+def _keep(plan, folder, record):
+    "Write the models of a run as folders that can be loaded, and say where they are"
+    from textdiffusion.keeping import keep_models
+    kept, left = keep_models(folder/'checkpoints', folder/'models', read_json(record), plan.cfg)
+    for path in kept: print('Kept', path.relative_to(plan.root))
+    for name, why in left.items(): print(f'Not kept, {name}: {why}')
+
 def _finish(folder, message):
     "Mark a run as finished; checkpoints go; pieces, log and record stay"
     write_whole(folder/'finished.txt', message + '\n')
@@ -320,6 +327,7 @@ def run(
     name:str, # of the entry
     params:dict|None=None, # parameter -> value, what `-p` gives
     root:Path|None=None, # the checkout
+    keep:bool=False, # whether the trained models stay in the run's folder, ready to be loaded
 ) -> Path: # the page
     "Check, execute, record, publish and render one entry; a run that was killed goes on where it stopped"
     plan = prepare(name, params or {}, root)
@@ -330,6 +338,7 @@ def run(
         record, published = train(plan, folder), plan.cfg.preset != 'smoke'
         where = publish(record, plan.root, private) if published else record
         page = render(where, plan.root, None if published else folder/'page.ipynb')
+        if keep: _keep(plan, folder, record)
         _finish(folder, str(page.relative_to(plan.root)))
     print('Published' if published else 'Kept, since smoke runs are not published:', page.relative_to(plan.root))
     return page

@@ -5,15 +5,14 @@
 # %% auto #0
 __all__ = ['spaced', 'ancestral_step', 'ddim_step', 'dpm_step', 'nearest', 'clamp', 'clamp_argmax', 'mean_of_scores',
            'most_likely', 'evaluating', 'draw', 'snapshot', 'home', 'controlled', 'check_finite', 'check_prediction',
-           'check_schedule', 'sample']
+           'trained_schedule', 'check_schedule', 'sample']
 
 # %% ../nbs/lib/50_sampling.ipynb #2676c1c1
 from contextlib import contextmanager
 from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
-from .progress import stage
-from .schedules import MASK_SCHEDULES, SCHEDULES, grid, posterior
+from .schedules import MASK_SCHEDULES, SCHEDULES, grid, posterior, rescale
 
 # %% ../nbs/lib/50_sampling.ipynb #0b0c7c14
 def spaced(
@@ -185,13 +184,28 @@ def check_prediction(
                          f'{tuple(x0_hat.shape)}')
     check_finite(logits)
 
+def trained_schedule(
+    denoiser:Callable, # a module, or any function
+) -> Callable|None:    # alpha_bar; None where the config does not say
+    "The schedule that a saved model was trained with"
+    config = getattr(denoiser, 'config', None)
+    if not hasattr(config, 'trained_on'): return None
+    if not hasattr(config, 'noise_factor'): return MASK_SCHEDULES.get(getattr(config, 'schedule', None))
+    return rescale(SCHEDULES[config.schedule], config.noise_factor)
+
 def check_schedule(
     alpha_bar:Callable, # the schedule
+    denoiser:Callable|None=None, # whose config may know its own
 ) -> None:
-    "Raise if a schedule for masks is given to a model of Gaussian noise"
+    "Raise if a schedule for masks is given to a model of Gaussian noise, or another than it was trained with"
     if alpha_bar in MASK_SCHEDULES.values():
         raise ValueError(f'{alpha_bar.__name__} is a schedule for masks; choose one of SCHEDULES: '
                          f'{", ".join(SCHEDULES)}')
+    own, t = trained_schedule(denoiser), torch.tensor([.1, .5, .9], dtype=torch.float64)
+    if own is None or torch.allclose(own(t), alpha_bar(t), rtol=1e-4, atol=1e-9): return
+    raise ValueError(f'this model was trained with the schedule {denoiser.config.schedule}, noise factor '
+                     f'{denoiser.config.noise_factor:g}, and another was given; leave it to model.generate, or pass '
+                     'trained_schedule(model)')
 
 # %% ../nbs/lib/50_sampling.ipynb #bba55269
 def sample(
@@ -213,14 +227,14 @@ def sample(
     trace_every:int=0,              # keep every n-th call and the last; 0 keeps none
 ) -> tuple:                         # ids (B,L) int64, and the trace: a list of `snapshot`s
     "Generate from noise: the times of the calls fall from 1, and the same generator state gives the same ids"
-    check_schedule(alpha_bar)
+    check_schedule(alpha_bar, denoiser)
     if self_condition is None: self_condition = getattr(getattr(denoiser, 'config', None), 'self_condition', False)
     device, t = device or home(denoiser), times(steps)
     ab, t = alpha_bar(t).tolist()[:-1] + [1.], t.tolist()
     x = (draw(shape, generator, device) if x_T is None else x_T.to(device)).float()
     if x.shape != tuple(shape): raise ValueError(f'x_T has shape {tuple(x.shape)}, but {tuple(shape)} was asked for')
     x0_prev, previous, trace = None, None, []
-    with evaluating(denoiser), stage('sampling', steps) as bar:
+    with evaluating(denoiser):
         for i in range(steps):
             raw, logits = denoiser(x, x.new_full(shape[:1], t[i]), x0_prev)
             check_prediction(raw, logits, x)
@@ -232,5 +246,4 @@ def sample(
             if not x.isfinite().all():
                 raise FloatingPointError(f'sampling diverged: the latents are not finite after {i+1} calls')
             x0_prev, previous = raw if self_condition else None, (x0_hat, ab[i])
-            bar.tick()
     return decode(x, logits), trace
