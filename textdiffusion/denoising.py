@@ -14,7 +14,7 @@ from torch import Tensor
 from .metrics import check_count, counted
 from .objectives import kept, masked_nll
 from .sampling import evaluating
-from .unmasking import beside
+from .unmasking import to_device_of
 from .schedules import add_noise
 
 # %% ../nbs/lib/63_denoising.ipynb #fbe3be2f
@@ -123,7 +123,7 @@ def masked_nelbo(
     with evaluating(denoiser):
         for k in _stratified_counts(m, draws, generator).T:
             z, level = _mask_exactly(ids, k, free, mask_id, generator)
-            parts = zip(*(beside(x, denoiser).split(batch) for x in (z, level, ids)))
+            parts = zip(*(to_device_of(x, denoiser).split(batch) for x in (z, level, ids)))
             nll = [masked_nll(denoiser(z_t, share), x, z_t, mask_id).double().sum(1).cpu() for z_t, share, x in parts]
             total += m/k * torch.cat(nll) / draws
     return total

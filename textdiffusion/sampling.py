@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['spaced', 'ancestral_step', 'ddim_step', 'dpm_step', 'nearest', 'clamp', 'clamp_argmax', 'mean_of_scores',
-           'most_likely', 'evaluating', 'draw', 'snapshot', 'home', 'controlled', 'check_finite', 'check_prediction',
-           'check_schedule', 'sample']
+           'most_likely', 'evaluating', 'draw', 'snapshot', 'device_of', 'guide_and_project', 'check_finite',
+           'check_prediction', 'check_schedule', 'sample']
 
 # %% ../nbs/lib/50_sampling.ipynb #2676c1c1
 from contextlib import contextmanager
@@ -140,7 +140,7 @@ def snapshot(
     confidence, ids = logits.float().softmax(-1).max(-1)
     return dict(t=t, ids=ids.cpu(), confidence=confidence.cpu())
 
-def home(
+def device_of(
     denoiser:Callable, # a module, or any function
 ) -> torch.device:     # where its parameters are; the CPU if it has none
     "The device a denoiser wants its input on"
@@ -148,7 +148,7 @@ def home(
     return next((p.device for p in parameters), torch.device('cpu'))
 
 # %% ../nbs/lib/50_sampling.ipynb #4c788675
-def controlled(
+def guide_and_project(
     x_s:Tensor,            # (B,L,D) what the step drew
     t_s:Tensor,            # (B,) its time
     stepper:Callable,      # (x_t, x0_hat, noise) -> x_s, the step at these two times
@@ -214,7 +214,7 @@ def sample(
     "Generate from noise: the times of the calls fall from 1, and the same generator state gives the same ids"
     check_schedule(alpha_bar)
     if self_condition is None: self_condition = getattr(getattr(denoiser, 'config', None), 'self_condition', False)
-    device, t = device or home(denoiser), times(steps)
+    device, t = device or device_of(denoiser), times(steps)
     ab, t = alpha_bar(t).tolist()[:-1] + [1.], t.tolist()
     x = (draw(shape, generator, device) if x_T is None else x_T.to(device)).float()
     if x.shape != tuple(shape): raise ValueError(f'x_T has shape {tuple(x.shape)}, but {tuple(shape)} was asked for')
@@ -227,7 +227,7 @@ def sample(
             x0_hat = (round_fn(raw, logits) if round_fn else raw).to(x.dtype)
             stepper = lambda x_t, x0_hat, noise: step(x_t, x0_hat, ab[i], ab[i+1], noise, previous)
             x_s = stepper(x, x0_hat, draw(shape, generator, device))
-            x = controlled(x_s, x.new_full(shape[:1], t[i+1]), stepper, x, x0_hat, guide, project)
+            x = guide_and_project(x_s, x.new_full(shape[:1], t[i+1]), stepper, x, x0_hat, guide, project)
             if not x.isfinite().all():
                 raise FloatingPointError(f'sampling diverged: the latents are not finite after {i+1} calls')
             x0_prev, previous = raw if self_condition else None, (x0_hat, ab[i])

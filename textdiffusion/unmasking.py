@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['canvas', 'even_times', 'uniform', 'categorical', 'greedy', 'first_k', 'ancestral', 'scheduled', 'at_least_one',
-           'random_k', 'top_k', 'threshold', 'Guess', 'beside', 'check_canvas', 'check_scores', 'unmask']
+           'random_k', 'top_k', 'threshold', 'Prediction', 'to_device_of', 'check_canvas', 'check_scores', 'unmask']
 
 # %% ../nbs/lib/52_unmasking.ipynb #3a423f28
 from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 from .objectives import forbid
-from .sampling import check_finite, evaluating, home
+from .sampling import check_finite, device_of, evaluating
 from .schedules import mask_linear
 
 # %% ../nbs/lib/52_unmasking.ipynb #d2a2f03d
@@ -121,7 +121,7 @@ def threshold(
                                                                                                   1)
 
 # %% ../nbs/lib/52_unmasking.ipynb #8dffe23b
-class Guess:
+class Prediction:
     "What one call says about the masked positions; a token is drawn where it is asked for, and only once"
     def __init__(self,
         logits:Tensor,    # (B,L,W)
@@ -159,12 +159,12 @@ class Guess:
         return self.draw(at) if self.ids is None else self.ids[at[self.masked]]
 
 # %% ../nbs/lib/52_unmasking.ipynb #fadf71bc
-def beside(
+def to_device_of(
     z:Tensor,          # ids
     denoiser:Callable, # a module, or any function
 ) -> Tensor:           # the same ids
     "Ids on the device of a module's parameters; for any other function, where they are"
-    return z.to(home(denoiser)) if isinstance(denoiser, nn.Module) else z
+    return z.to(device_of(denoiser)) if isinstance(denoiser, nn.Module) else z
 
 def check_canvas(
     z:Tensor,           # (B,L) the canvas
@@ -211,7 +211,7 @@ def unmask(
 ) -> tuple: # ids (B,L) without masks, and the trace: t (share still masked), ids, confidence of each token when drawn
     "Fill the masks in at most `steps` calls, ending early when nothing is masked; the last call fills all that is left"
     check_canvas(z, steps, mask_id, alpha_bar)
-    ab, z, trace = alpha_bar(times(steps)).tolist()[:-1] + [1.], beside(z, denoiser), []
+    ab, z, trace = alpha_bar(times(steps)).tolist()[:-1] + [1.], to_device_of(z, denoiser), []
     gaps, sure = (z == mask_id).sum(1).clamp(min=1), (z != mask_id).float()
     keep = lambda: trace.append(dict(t=((z == mask_id).sum(1)/gaps).mean().item(), ids=z.cpu(), confidence=sure.cpu()))
     with evaluating(denoiser):
@@ -219,10 +219,11 @@ def unmask(
             masked = z == mask_id
             if not masked.any(): break
             if trace_every and i % trace_every == 0: keep()
-            guess = Guess(check_scores(denoiser(z, masked.sum(1)/gaps), z, mask_id), masked, mask_id, choose, generator)
-            now = masked if i == steps-1 else pick(masked, guess.confidence, (ab[i+1]-ab[i])/(1-ab[i]), generator)
-            tokens = guess.tokens(now)
-            if trace_every: sure = sure.where(~now, guess.probability(tokens, now))
+            logits = check_scores(denoiser(z, masked.sum(1)/gaps), z, mask_id)
+            said = Prediction(logits, masked, mask_id, choose, generator)
+            now = masked if i == steps-1 else pick(masked, said.confidence, (ab[i+1]-ab[i])/(1-ab[i]), generator)
+            tokens = said.tokens(now)
+            if trace_every: sure = sure.where(~now, said.probability(tokens, now))
             z = z.masked_scatter(now, tokens)
     if trace_every: keep()
     return z, trace
