@@ -11,7 +11,8 @@ from typing import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .metrics import check_count, counted
+from .arguments import check_count
+from .metrics import counted
 from .objectives import kept, masked_nll
 from .sampling import evaluating
 from .unmasking import to_device_of

@@ -4,8 +4,7 @@
 
 # %% auto #0
 __all__ = ['behind_end', 'counted', 'is_word', 'word_rows', 'form_scores', 'exact_nll', 'unseen', 'oracle_scores',
-           'unigram_entropy', 'distinct', 'self_bleu', 'roll_hash', 'longest_copy', 'diversity', 'novelty', 'nll_rates',
-           'check_count']
+           'unigram_entropy', 'distinct', 'self_bleu', 'roll_hash', 'longest_copy', 'diversity', 'novelty', 'nll_rates']
 
 # %% ../nbs/lib/60_metrics.ipynb #38b2a27b
 import math, random
@@ -202,12 +201,3 @@ def nll_rates(
     characters = sum(map(len, corpus.decode(ids)))
     total, tokens = nats.double().sum().item(), counted(ids, corpus).sum().item()
     return dict(nats_per_token=total / tokens, bits_per_char=total / math.log(2) / characters)
-
-# %% ../nbs/lib/60_metrics.ipynb #bade6add
-def check_count(
-    name:str, # of the argument, for the message
-    value,    # what was given
-) -> int:     # `value`, 1 or more
-    "A ValueError unless it is a whole number of at least 1"
-    if type(value) is int and value > 0: return value
-    raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}')

@@ -9,7 +9,8 @@ __all__ = ['NGram']
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .metrics import behind_end, check_count, counted, roll_hash
+from .arguments import check_count
+from .metrics import behind_end, counted, roll_hash
 
 # %% ../nbs/lib/61_ngrams.ipynb #a3ee548e
 def _windows(

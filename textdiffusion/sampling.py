@@ -5,14 +5,15 @@
 # %% auto #0
 __all__ = ['spaced', 'ancestral_step', 'ddim_step', 'dpm_step', 'nearest', 'clamp', 'clamp_argmax', 'mean_of_scores',
            'most_likely', 'evaluating', 'draw', 'snapshot', 'device_of', 'guide_and_project', 'check_finite',
-           'check_prediction', 'check_schedule', 'sample']
+           'check_prediction', 'check_shape', 'check_gaussian', 'check_generator', 'check_choices', 'levels', 'sample']
 
 # %% ../nbs/lib/50_sampling.ipynb #2676c1c1
 from contextlib import contextmanager
 from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
-from .schedules import MASK_SCHEDULES, SCHEDULES, grid, posterior
+from .arguments import called, check_count, check_function, check_number
+from .schedules import SCHEDULES, check_same_schedule, check_schedule, grid, posterior
 
 # %% ../nbs/lib/50_sampling.ipynb #0b0c7c14
 def spaced(
@@ -20,7 +21,7 @@ def spaced(
     T:int=2000, # the training grid
 ) -> Tensor:    # (steps+1,) float64, falling from exactly 1 to exactly 0
     "The times of the calls, evenly on the training grid and strictly falling, and 0 at the end"
-    if not 1 <= steps <= T: raise ValueError(f'steps must be from 1 to T = {T}, got {steps}')
+    check_count('steps', steps, check_count('T', T))
     index = torch.linspace(T-1, 0, steps, dtype=torch.float64).round().long()
     return torch.cat([grid(T)[index], torch.zeros(1, dtype=torch.float64)])
 
@@ -48,6 +49,7 @@ def ddim_step(
     eta:float=0.,  # share of fresh noise: 0 deterministic, 1 as ancestral
 ) -> Tensor:       # x_s (B,L,D)
     "Put the noise that x_t implies back at the level of s; at ab_s = 1 returns x0_hat itself [Song 2021, eq. 12]"
+    check_number('eta', eta, high=1.)
     variance = eta**2 * (1-ab_s)/(1-ab_t) * (1-ab_t/ab_s)
     to_x_t = ((1-ab_s-variance)/(1-ab_t))**.5
     return (ab_s**.5 - to_x_t*ab_t**.5)*x0_hat + to_x_t*x_t + variance**.5*noise
@@ -76,6 +78,7 @@ def nearest(
     chunk:int=2**24,   # largest number of distances held at once
 ) -> Tensor:           # (…) int64, ids
     "The id of the nearest embedding in L2, in float32 also under autocast, chunk by chunk"
+    if not isinstance(emb, Tensor): raise TypeError(f'emb must be an embedding table (V,D), got {called(emb)}')
     if x.shape[-1] != emb.shape[-1]:
         raise ValueError(f'latents have width {x.shape[-1]} but the embedding table {emb.shape[-1]}')
     rows, emb = x.reshape(-1, x.shape[-1]).float(), emb.float()
@@ -174,23 +177,74 @@ def check_finite(
                              'not usable')
 
 def check_prediction(
-    x0_hat:Tensor, # what a Gaussian denoiser returned first
-    logits:Tensor, # and second
-    x:Tensor,      # (B,L,D) what it was asked about
-) -> None:
+    said:tuple, # what a Gaussian denoiser returned
+    x:Tensor,   # (B,L,D) what it was asked about
+) -> tuple:     # x0_hat like x, logits (B,L,V)
     "Raise if a prediction does not fit its input, or is not finite"
+    if not (isinstance(said, tuple) and len(said) == 2):
+        raise TypeError(f'the denoiser must return x0_hat and logits, but returned {called(said)}')
+    x0_hat, logits = said
     if x0_hat.shape != x.shape:
         raise ValueError(f'the denoiser must return x0_hat like its input, {tuple(x.shape)}, but returned '
                          f'{tuple(x0_hat.shape)}')
-    check_finite(logits)
+    return x0_hat, check_finite(logits)
 
-def check_schedule(
-    alpha_bar:Callable, # the schedule
+# %% ../nbs/lib/50_sampling.ipynb #5d6dcfc7
+def check_shape(
+    shape:tuple,       # what was given
+    denoiser:Callable, # whose embeddings have a width, if it has any
+) -> tuple:            # (B,L,D)
+    "A ValueError unless these are three whole numbers, the last the width of the denoiser's embeddings"
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise ValueError(f'shape must be (B,L,D), sentences, positions and width, three whole numbers above 0, got '
+                         f'{shape!r}')
+    width = getattr(getattr(denoiser, 'emb', None), 'shape', shape)[-1]
+    if shape[-1] != width:
+        raise ValueError(f'shape {tuple(shape)} ends in a width of {shape[-1]}, but the embeddings of the model have '
+                         f'{width}')
+    return tuple(shape)
+
+def check_gaussian(
+    denoiser:Callable,  # what was given
+    alpha_bar:Callable, # the schedule under which it is used
 ) -> None:
-    "Raise if a schedule for masks is given to a model of Gaussian noise"
-    if alpha_bar in MASK_SCHEDULES.values():
-        raise ValueError(f'{alpha_bar.__name__} is a schedule for masks; choose one of SCHEDULES: '
-                         f'{", ".join(SCHEDULES)}')
+    "Raise unless it is called like a Gaussian denoiser, under a schedule of its own kind"
+    check_function('denoiser', denoiser, ('x_t', 't', 'x0_prev'), '; a masked one is sampled by unmask'
+                   if hasattr(denoiser, 'config') and not hasattr(denoiser, 'embed') else '')
+    check_same_schedule(denoiser, check_schedule(alpha_bar, SCHEDULES))
+
+# %% ../nbs/lib/50_sampling.ipynb #de8864de
+def check_generator(
+    generator:torch.Generator|None, # what was given
+) -> None:
+    "A TypeError unless it is a torch.Generator or None; a seed is none"
+    if generator is None or isinstance(generator, torch.Generator): return
+    raise TypeError(f'generator must be a torch.Generator, such as torch.Generator().manual_seed(0), got '
+                    f'{called(generator)}')
+
+def check_choices(step, times, round_fn, guide, project, decode, generator, trace_every) -> None: # of `sample`
+    "Raise if an argument of `sample` is not the function that it asks for"
+    check_function('step', step, ('x_t', 'x0_hat', 'ab_t', 'ab_s', 'noise', 'previous'))
+    check_function('times', times, ('steps',)); check_function('decode', decode, ('x', 'logits'))
+    for name, f, takes in (('round_fn', round_fn, ('x0_hat', 'logits')), ('project', project, ('x_s', 't_s')),
+                           ('guide', guide, ('x_s', 't_s', 'mean', 'std'))):
+        if f is not None: check_function(name, f, takes)
+    check_generator(generator)
+    if trace_every != 0: check_count('trace_every', trace_every)
+
+# %% ../nbs/lib/50_sampling.ipynb #0f57c8a1
+def levels(
+    steps:int,          # calls of the denoiser
+    times:Callable,     # steps -> (steps+1,) float64, falling from 1 to 0
+    alpha_bar:Callable, # the schedule
+) -> tuple:             # the times of the calls and the end, and the signal at each, 1 at the end: lists of steps+1
+    "When to ask and at which signal; a ValueError unless the signal rises from (nearly) nothing to 1"
+    t = times(steps)
+    ab = alpha_bar(t).tolist()[:-1] + [1.]
+    if ab[0] > .1 or not all(0 <= a < b for a, b in zip(ab, ab[1:])):
+        raise ValueError(f'the signal must rise from at most 0.1 at the first call to 1, but this schedule gives '
+                         f'{", ".join(f"{a:.3g}" for a in ab[:4])}{" …" if len(ab) > 4 else ""}')
+    return t.tolist(), ab
 
 # %% ../nbs/lib/50_sampling.ipynb #bba55269
 def sample(
@@ -212,17 +266,19 @@ def sample(
     trace_every:int=0,              # keep every n-th call and the last; 0 keeps none
 ) -> tuple:                         # ids (B,L) int64, and the trace: a list of `snapshot`s
     "Generate from noise: the times of the calls fall from 1, and the same generator state gives the same ids"
-    check_schedule(alpha_bar)
+    check_gaussian(denoiser, alpha_bar)
+    check_choices(step, times, round_fn, guide, project, decode, generator, trace_every)
+    shape, (t, ab) = check_shape(shape, denoiser), levels(check_count('steps', steps), times, alpha_bar)
     if self_condition is None: self_condition = getattr(getattr(denoiser, 'config', None), 'self_condition', False)
-    device, t = device or device_of(denoiser), times(steps)
-    ab, t = alpha_bar(t).tolist()[:-1] + [1.], t.tolist()
+    device = device or device_of(denoiser)
     x = (draw(shape, generator, device) if x_T is None else x_T.to(device)).float()
-    if x.shape != tuple(shape): raise ValueError(f'x_T has shape {tuple(x.shape)}, but {tuple(shape)} was asked for')
+    if x.shape != shape or not x.isfinite().all():
+        raise ValueError(f'x_T must be finite noise of shape {shape}, got {tuple(x.shape)} numbers, finite or not')
     x0_prev, previous, trace = None, None, []
     with evaluating(denoiser):
         for i in range(steps):
-            raw, logits = denoiser(x, x.new_full(shape[:1], t[i]), x0_prev)
-            check_prediction(raw, logits, x)
+            raw = logits = None                                       # one call's scores at a time fill the memory
+            raw, logits = check_prediction(denoiser(x, x.new_full(shape[:1], t[i]), x0_prev), x)
             if trace_every and (i%trace_every == 0 or i == steps-1): trace.append(snapshot(t[i], logits))
             x0_hat = (round_fn(raw, logits) if round_fn else raw).to(x.dtype)
             stepper = lambda x_t, x0_hat, noise: step(x_t, x0_hat, ab[i], ab[i+1], noise, previous)

@@ -10,8 +10,8 @@ import random
 import torch
 from torch import Tensor
 from .judges import teacher_nll, teacher_sample
-from .metrics import (check_count, counted, diversity, form_scores, is_word, novelty, oracle_scores,
-                                   word_rows)
+from .arguments import check_count
+from .metrics import (counted, diversity, form_scores, is_word, novelty, oracle_scores, word_rows)
 from .ngrams import NGram
 
 # %% ../nbs/lib/65_scoring.ipynb #bf02673d
