@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 import torch
 from torch import Tensor
+from .arguments import check_count, check_rows, check_tokens
 from .batching import epoch_rows, step_generator
 from .grammar import GRAMMARS, Grammar, load_grammar
 from .reading_text import (find_text, hub_dataset, read_column, read_lines, read_plain, refuse_doubled,
@@ -81,7 +82,7 @@ def batch(
     seed:int=0,     # of the run
 ) -> Tensor:        # (B,L) int64, on the device of the splits
     "The batch of a step, a pure function of its arguments: fresh from an oracle language, else the next of a pass"
-    if self.fresh: return self.fresh(batch_size, step_generator(seed, step)).to(self.train.device)
+    if self.fresh: return self.fresh(check_count('batch_size', batch_size), step_generator(seed, step)).to(self.train.device)
     return self.train[epoch_rows(len(self.train), step, batch_size, seed).to(self.train.device)]
 Corpus.batch = batch
 
@@ -99,6 +100,7 @@ def words(
     ids:Tensor,             # (B,L) tokens
 ) -> list[list[str]|None]:  # words of each row
     "Words between BOS and the first EOS, None for a row that is not BOS, words, EOS; on running text all its words"
+    check_tokens(ids, whole=False)
     if self.eos_id is None: return [text.split() for text in self.decode(ids)]
     bad = {self.pad_id, self.bos_id, self.mask_id}
     heads = [row[1:row.index(self.eos_id)] if row[0] == self.bos_id and self.eos_id in row else None
@@ -113,6 +115,7 @@ def after_eos(
     ids:Tensor, # (B,L) tokens
 ) -> float:     # share of the rows, 0 on running text
     "How many rows go on after their first EOS with something else than padding"
+    check_rows(check_tokens(ids, whole=False))
     if self.eos_id is None: return 0.
     end = ids == self.eos_id
     return ((end.cumsum(1) - end.long() > 0) & (ids != self.pad_id)).any(1).sum().item()/len(ids)
@@ -123,7 +126,7 @@ def decode(
     ids:Tensor,  # (B,L) tokens
 ) -> list[str]:  # texts
     "Rows as text: BOS and PAD dropped, and the first EOS with all that follows; masks and unknown words stay visible"
-    rows, hidden = ids.tolist(), {self.pad_id, self.bos_id}
+    rows, hidden = check_tokens(ids, max(len(self.tokenizer), self.mask_id+1), whole=False).tolist(), {self.pad_id, self.bos_id}
     if self.eos_id is not None:
         rows = [row[:row.index(self.eos_id)] if self.eos_id in row else row for row in rows]
         rows = [[i for i in row if i not in hidden] for row in rows]
