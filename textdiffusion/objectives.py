@@ -140,7 +140,8 @@ def token_nll(
 def _check_terms(terms, how):
     "Raise unless there are terms with weights, and the arguments are those of `draw`"
     if not isinstance(terms, dict) or not terms:
-        raise TypeError(f'terms must be a dictionary of terms and their weights, such as {{x0_mse: 1.}}, got {terms!r}')
+        raise TypeError(f'terms must be a dictionary of terms and their weights, such as {{x0_mse: 1.}}, got '
+                        f'{called(terms)}')
     for f in terms: check_function('a term of the loss', f, ('model', 'draw'))
     wrong = {f.__name__: w for f, w in terms.items() if not 0 <= w < math.inf}
     if wrong: raise ValueError(f'weights of loss terms must be >= 0 and finite, got {wrong}')
@@ -173,7 +174,8 @@ def diffusion_lm(
     "The objective of Diffusion-LM as its code computes it (E2E_MSE), plus any extra terms [Li et al. 2022, eq. 2]"
     check_schedule(alpha_bar, SCHEDULES)
     if not isinstance(extra, (dict, type(None))):
-        raise TypeError(f'extra must be a dictionary of terms and their weights, such as {{token_ce: 1.}}, got {extra!r}')
+        raise TypeError(f'extra must be a dictionary of terms and their weights, such as {{token_ce: 1.}}, got '
+                        f'{called(extra)}')
     sigma0 = sigma(grid(2000)[0], alpha_bar).item()                # the noise of the table's first step
     return objective({x0_mse: 1., t0_mse: 1., decoder_nll: 1., prior: 1., **(extra or {})}, alpha_bar=alpha_bar,
                      sigma0=sigma0, **how)

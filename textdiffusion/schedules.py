@@ -248,6 +248,8 @@ def posterior(
     ab_s:Tensor|float, # the same at s < t, so at least ab_t
 ) -> tuple:            # mean (B,L,D) and variance, () or (B,1,1)
     "Mean and variance of q(x_s | x_t, x0); at ab_s = 1 the mean is x0_hat itself and the variance 0"
+    if not all(isinstance(a, Tensor) for a in (ab_t, ab_s)) and not 0 <= ab_t <= ab_s <= 1 > ab_t:
+        raise ValueError(f'ab_t must be below 1 and at most ab_s, the signal at the cleaner time, got {ab_t} and {ab_s}')
     to_x0, to_x_t, variance = (match(w, x_t) for w in posterior_weights(ab_t, ab_s))
     return to_x0*x0_hat + to_x_t*x_t, variance
 
