@@ -82,7 +82,8 @@ def batch(
     seed:int=0,     # of the run
 ) -> Tensor:        # (B,L) int64, on the device of the splits
     "The batch of a step, a pure function of its arguments: fresh from an oracle language, else the next of a pass"
-    if self.fresh: return self.fresh(check_count('batch_size', batch_size), step_generator(seed, step)).to(self.train.device)
+    check_count('batch_size', batch_size)
+    if self.fresh: return self.fresh(batch_size, step_generator(seed, step)).to(self.train.device)
     return self.train[epoch_rows(len(self.train), step, batch_size, seed).to(self.train.device)]
 Corpus.batch = batch
 
@@ -126,7 +127,8 @@ def decode(
     ids:Tensor,  # (B,L) tokens
 ) -> list[str]:  # texts
     "Rows as text: BOS and PAD dropped, and the first EOS with all that follows; masks and unknown words stay visible"
-    rows, hidden = check_tokens(ids, max(len(self.tokenizer), self.mask_id+1), whole=False).tolist(), {self.pad_id, self.bos_id}
+    check_tokens(ids, max(len(self.tokenizer), self.mask_id+1), whole=False)
+    rows, hidden = ids.tolist(), {self.pad_id, self.bos_id}
     if self.eos_id is not None:
         rows = [row[:row.index(self.eos_id)] if self.eos_id in row else row for row in rows]
         rows = [[i for i in row if i not in hidden] for row in rows]

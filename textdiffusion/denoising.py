@@ -11,7 +11,8 @@ from typing import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .arguments import called, check_count, check_function, check_mask_id, check_rows, check_tokens, known_ids
+from .arguments import (called, check_count, check_function, check_mask_id, check_rows, check_tokens,
+                                     known_ids)
 from .metrics import counted
 from .objectives import kept, masked_nll
 from .sampling import evaluating
@@ -37,7 +38,6 @@ def noised(
     times = torch.full((len(x0),), float(t), device=x0.device)
     return add_noise(x0, times, alpha_bar, eps), times
 
-# %% ../nbs/lib/63_denoising.ipynb #a5fb576b
 def check_predictor(
     predict:Callable,   # what was given
     x0:Tensor,          # clean latents

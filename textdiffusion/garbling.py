@@ -25,11 +25,11 @@ def misread(
 ) -> str:        # garbled, if it has anything but ASCII
     "Text whose UTF-8 bytes were read as cp1252, Python's default on Windows"
     if not isinstance(text, str): raise TypeError(f'text must be a string, got {called(text)}')
-    if type(times) is not int or times < 0: raise ValueError(f'times must be a whole number of 0 or more, got {times!r}')
+    if type(times) is not int or times < 0: raise ValueError(f'times must be a whole number from 0 on, got {times!r}')
     try:
         for _ in range(times): text = text.encode('utf-8').decode('cp1252')
     except UnicodeDecodeError as e: raise ValueError(
-        f'cp1252 has no character for byte {e.object[e.start]:#x}, so {text[:40]!r} cannot be misread with it') from None
+        f'cp1252 has no character for byte {e.object[e.start]:#x}, so {text[:40]!r} cannot be misread so') from None
     return text
 
 def pieces(
@@ -80,7 +80,8 @@ def garbled(
     min_count:int=1, # a word seen less often becomes [UNK]
 ) -> Corpus:         # the same sentences, misread twice, with their own word list; L cuts no larger share than before
     "A corpus as it is read on a machine with the wrong default encoding, twice"
-    if corpus.eos_id is None: raise ValueError(f'garbled needs a corpus of sentences, and {corpus.name} is running text')
+    if corpus.eos_id is None:
+        raise ValueError(f'garbled needs a corpus of sentences, and {corpus.name} is running text')
     def damage(texts): return [misread(renamed(t, names)) for t in texts]
     text = {split: damage(texts) for split, texts in corpus.text.items()}
     tokenizer = word_tokenizer(text['train'], min_count)

@@ -52,7 +52,7 @@ def teacher_nll(
         raise TypeError(f'teacher must be a GPT-2 as fit_teacher trains it, got {called(teacher)}')
     check_count('batch_size', batch_size); check_rows(check_tokens(ids, teacher.config.vocab_size - 1))
     if ids.shape[1] > (most := teacher.config.n_positions):
-        raise ValueError(f'ids must have at most {most} tokens in a row, as many as the teacher reads, got {ids.shape[1]}')
+        raise ValueError(f'ids must have at most {most} tokens in a row, as the teacher reads, got {ids.shape[1]}')
     device, keep = teacher.device, counted(ids, corpus).cpu()
     nll = torch.cat([causal_nll(teacher, part.to(device)).cpu() for part in ids.split(batch_size)]) * keep
     return (nll.sum() / keep.sum()).item(), nll.sum(1) / keep.sum(1)

@@ -70,8 +70,8 @@ def exact_nll(
 ) -> Tensor:    # (B,) float64 nats per sentence, inf outside the language
     "−log p of each row under the grammar, exactly"
     if corpus.grammar is None:
-        raise ValueError(f'an exact likelihood needs an oracle language, and {corpus.name} is real text; a judge such as '
-                         'fit_teacher or NGram estimates one')
+        raise ValueError(f'an exact likelihood needs an oracle language, and {corpus.name} is real text; a judge such '
+                         'as fit_teacher or NGram estimates one')
     words = corpus.words(ids)
     return torch.tensor([math.inf if w is None else -corpus.grammar.log_prob(w) for w in words], dtype=torch.float64)
 

@@ -63,8 +63,8 @@ def draw(
 ) -> Draw:                                # everything the terms need
     "Embed, noise, predict: the part of a training step that every objective shares"
     if not hasattr(model, 'embed'):
-        raise TypeError(f'this loss needs a Gaussian denoiser, a model with embed(ids), got {called(model)}; the losses '
-                        'of a masked one are masked_bound and masked_ce')
+        raise TypeError(f'this loss needs a Gaussian denoiser, a model with embed(ids), got {called(model)}; the '
+                        'losses of a masked one are masked_bound and masked_ce')
     check_same_schedule(model, alpha_bar)
     x0 = model.embed(check_tokens(ids))
     t = draw_t(len(ids), device=ids.device)
@@ -279,8 +279,8 @@ def masked_draw(
 ) -> MaskedDraw:           # everything a masked loss needs
     "Mask, predict: the part of a training step that every masked loss shares"
     if hasattr(model, 'embed'):
-        raise TypeError(f'this loss needs a masked denoiser, a model of ids with masks, got {called(model)}, a Gaussian '
-                        'one; its losses are diffusion_lm and objective')
+        raise TypeError(f'this loss needs a masked denoiser, a model of ids with masks, got {called(model)}, a '
+                        'Gaussian one; its losses are diffusion_lm and objective')
     check_tokens(ids); check_mask_id(mask_id, model)
     t = draw_t(len(ids), device=ids.device)
     share = schedule(lambda t: 1-alpha_bar(t))(t)

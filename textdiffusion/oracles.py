@@ -50,7 +50,7 @@ def bayes_denoiser(
     tokens = language_tokens(corpus, 'bayes_denoiser')
     check_schedule(alpha_bar, SCHEDULES); check_number('sigma0', sigma0)
     if len(emb) != corpus.vocab_size:
-        raise ValueError(f'emb must have a row for each of the {corpus.vocab_size} tokens of {corpus.name}, got {len(emb)}')
+        raise ValueError(f'emb must have {corpus.vocab_size} rows, one for each token of the corpus, got {len(emb)}')
     def denoise(x_t, t, x0_prev=None):
         ab = alpha_bar(t)[:, None, None].to(x_t)
         v = ab*sigma0**2 + 1-ab

@@ -17,6 +17,7 @@ import sys
 import types
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -208,6 +209,7 @@ def check_parts(
     optimizer:Callable, # (model) -> list of optimisers
     rate:Callable,      # (step, steps) -> multiplier of the learning rates
     evaluate:Callable|None=None, # (model) -> float
+    folder:str|Path|None=None,   # for checkpoints
 ) -> None:
     "Raise unless the model has something to train and the rest can be called as `fit` calls it"
     if not isinstance(model, nn.Module): raise TypeError(f'model must be a torch module, got {called(model)}')
@@ -216,10 +218,14 @@ def check_parts(
                          'requires_grad=False')
     check_function('loss_fn', loss_fn, ('model', 'ids'),
                    '; a loss is made before it is passed on, as in diffusion_lm() or masked_ce(mask_id)')
-    check_function('batches', batches, ('step',), '; a list of batches becomes one by lambda step: rows[step % len(rows)]'
-                   ', a corpus by lambda step: corpus.batch(step, batch_size)')
+    check_function('batches', batches, ('step',),
+                   '; a list of batches becomes one by lambda step: rows[step % len(rows)], '
+                   'a corpus by lambda step: corpus.batch(step, batch_size)')
     check_function('optimizer', optimizer, ('model',)); check_function('rate', rate, ('step', 'steps'))
     if evaluate is not None: check_function('evaluate', evaluate, ('model',))
+    if not isinstance(folder, (str, Path, type(None))): raise TypeError(f'folder must be a path, got {called(folder)}')
+    if folder is not None and Path(folder).is_file():
+        raise ValueError(f'folder must be a folder, and {folder} is a file')
 
 # %% ../nbs/lib/38_plans.ipynb #0e03f980
 def check_batch(
@@ -231,7 +237,8 @@ def check_batch(
     "Raise unless it has rows; for a model that reads token ids, unless it is (B,L) of these"
     name, known = f'batches({step})', known_ids(model)
     if known is not None: return check_rows(check_tokens(ids, known if closely else None, name), name)
-    if not isinstance(ids, Tensor): raise TypeError(f'{name} must be a tensor whose rows are examples, got {called(ids)}')
+    if not isinstance(ids, Tensor):
+        raise TypeError(f'{name} must be a tensor whose rows are examples, got {called(ids)}')
     return check_rows(ids, name)
 
 def check_terms(
@@ -243,4 +250,5 @@ def check_terms(
     found = called(out) if not isinstance(out, dict) else f'no loss among {", ".join(map(str, out))}'
     if loss is not None: found = f'a loss that is {called(loss)}'
     if isinstance(loss, Tensor): found = f'a loss of shape {tuple(loss.shape)}' if loss.ndim else 'one without gradient'
-    raise TypeError(f"loss_fn must return a dictionary with 'loss', a scalar tensor with a gradient, but returned {found}")
+    raise TypeError(f"loss_fn must return a dictionary with 'loss', a scalar tensor with a gradient, but "
+                    f'returned {found}')

@@ -26,7 +26,8 @@ BELIEFS = [
 
 # %% ../nbs/06h_renoising.ipynb #d994c780
 from .sampling import evaluating
-from .unmasking import (Prediction, categorical, check_canvas, check_scores, first_k, to_device_of, uniform)
+from .unmasking import (Prediction, categorical, check_canvas, check_scores, first_k,
+                                     to_device_of, uniform)
 from .schedules import mask_linear
 
 def _guess(denoiser, z, free, mask_id, choose, generator):

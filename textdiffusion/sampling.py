@@ -222,7 +222,16 @@ def check_generator(
     raise TypeError(f'generator must be a torch.Generator, such as torch.Generator().manual_seed(0), got '
                     f'{called(generator)}')
 
-def check_choices(step, times, round_fn, guide, project, decode, generator, trace_every) -> None: # of `sample`
+def check_choices(
+    step:Callable,          # this and the rest as in `sample`
+    times:Callable,         # steps -> times
+    round_fn:Callable|None, # (x0_hat, logits) -> x0_hat
+    guide:Callable|None,    # (x_s, t_s, mean, std) -> x_s
+    project:Callable|None,  # (x_s, t_s) -> x_s
+    decode:Callable,        # (x, logits) -> ids
+    generator:torch.Generator|None, # of every draw
+    trace_every:int,        # how often to keep a call
+) -> None:
     "Raise if an argument of `sample` is not the function that it asks for"
     check_function('step', step, ('x_t', 'x0_hat', 'ab_t', 'ab_s', 'noise', 'previous'))
     check_function('times', times, ('steps',)); check_function('decode', decode, ('x', 'logits'))

@@ -46,7 +46,7 @@ def check_schedule(
 ) -> Callable:              # `alpha_bar`
     "A TypeError unless it is a function, a ValueError if it is of the other family"
     if not callable(alpha_bar) or isinstance(alpha_bar, (nn.Module, type)):
-        hint = '; a loss is made before it is passed on, as in diffusion_lm()' if isinstance(alpha_bar, nn.Module) else ''
+        hint = '; a loss is made before it is passed, as in diffusion_lm()' if isinstance(alpha_bar, nn.Module) else ''
         names = ', '.join(f.__name__ for f in choices.values()) if choices else 'sqrt or mask_linear'
         raise TypeError(f'alpha_bar must be a schedule, a function of t such as {names}, got {called(alpha_bar)}{hint}')
     other = {} if choices is None else SCHEDULES if choices is MASK_SCHEDULES else MASK_SCHEDULES
@@ -249,7 +249,7 @@ def posterior(
 ) -> tuple:            # mean (B,L,D) and variance, () or (B,1,1)
     "Mean and variance of q(x_s | x_t, x0); at ab_s = 1 the mean is x0_hat itself and the variance 0"
     if not all(isinstance(a, Tensor) for a in (ab_t, ab_s)) and not 0 <= ab_t <= ab_s <= 1 > ab_t:
-        raise ValueError(f'ab_t must be below 1 and at most ab_s, the signal at the cleaner time, got {ab_t} and {ab_s}')
+        raise ValueError(f'ab_t must be below 1 and at most ab_s, that at the cleaner time, got {ab_t} and {ab_s}')
     to_x0, to_x_t, variance = (match(w, x_t) for w in posterior_weights(ab_t, ab_s))
     return to_x0*x0_hat + to_x_t*x_t, variance
 

@@ -21,7 +21,8 @@ def t_quantile(
     df:int, # degrees of freedom, one less than the number of seeds; at least 1
 ) -> float: # how many standard errors a 95 % interval reaches to either side
     "97.5 % quantile of Student's t; above 30 degrees of freedom that of 30, up to 4 % too wide and never too narrow"
-    if type(df) is not int or df < 1: raise ValueError(f'df must be at least 1, one less than the number of seeds, got {df}')
+    if type(df) is not int or df < 1:
+        raise ValueError(f'df must be at least 1, one less than the number of seeds, got {df}')
     return _T_975[min(df, 30) - 1]
 
 # %% ../nbs/lib/66_statistics.ipynb #fef7de21

@@ -72,7 +72,8 @@ def random_windows(
 ) -> Tensor:        # (B,L) int64
     "Windows that begin anywhere, a pure function of the step"
     check_count('batch_size', batch_size)
-    if len(stream) < seq_len: raise ValueError(f'a text of {len(stream):,} tokens is too short for windows of {seq_len}')
+    if len(stream) < seq_len:
+        raise ValueError(f'a text of {len(stream):,} tokens is too short for windows of {seq_len}')
     starts = torch.randint(len(stream)-seq_len+1, (batch_size,), generator=step_generator(seed, step))
     return stream[(starts[:, None] + torch.arange(seq_len)).to(stream.device)]
 
@@ -104,7 +105,7 @@ def text_nll(
 ) -> Tensor:       # (n,) float64 nats per row
     "What the rest of each row costs: exact for an autoregressive model, else the bound"
     if not 0 <= context < ids.shape[1]:
-        raise ValueError(f'context must be from 0 to {ids.shape[1]-1}, of {ids.shape[1]} tokens in a row, got {context}')
+        raise ValueError(f'context must be from 0 to {ids.shape[1]-1}, below the tokens of a row, got {context}')
     if not isinstance(model, CausalLM):
         return masked_nelbo(model, ids, mask_id, draws=draws, keep=torch.arange(ids.shape[1]) < context)
     with evaluating(model):

@@ -21,7 +21,8 @@ def side_by_side(
 ) -> dict[str, list[float]]: # name -> seconds of each round
     "Wall time of several tasks in turn, so that what else the machine does falls on all of them"
     check_count('rounds', rounds)
-    if not isinstance(tasks, dict): raise TypeError(f'tasks must be a dictionary of names and functions, got {called(tasks)}')
+    if not isinstance(tasks, dict):
+        raise TypeError(f'tasks must be a dictionary of names and functions, got {called(tasks)}')
     for name, task in tasks.items(): check_function(name, task, ())
     seconds = {name: [] for name in tasks}
     for _ in range(rounds + 1):

@@ -13,6 +13,7 @@ import sys
 import time
 import weakref
 from collections.abc import Callable
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -236,6 +237,7 @@ def _resume(
     scaler.load_state_dict(facts['scaler'])
     return dict(facts, plan=plan)
 
+# %% ../nbs/lib/40_training.ipynb #12f2d6cf
 _BEGUN = weakref.WeakKeyDictionary() # model -> folder -> hash of the weights with which it began to train there
 
 def _start(model, folder):
@@ -304,6 +306,13 @@ def _show(bar, row):
     bar.update()
     if row: bar.set_postfix(loss=f"{row['loss']:.3f}", refresh=False)
 
+@contextmanager
+def _in_words(name, step, ids, model):
+    "Say at which step of which run numbers went wrong, and whether the ids of a batch are to blame"
+    try: yield
+    except FloatingPointError as e: raise FloatingPointError(f'{name}, step {step}: {e}') from None
+    except IndexError: check_batch(ids, model, step); raise
+
 def _mine(ids, seed, step, process):
     "This process's share of a batch, with its own draws ahead"
     ids = cut(ids.to(process.device), process.num_processes)[process.process_index]
@@ -341,8 +350,7 @@ def fit(
 ) -> Fit:                       # model, averaged model, history
     "Train `model` for `steps` steps; killed and called again with the same arguments, it ends with the same weights"
     check_plan(steps, every, save_every, patience, evaluate, autocast, accumulate, accelerator, clip, ema, seed)
-    check_parts(model, loss_fn, batches, optimizer, rate, evaluate)
-    if folder is not None and Path(folder).is_file(): raise ValueError(f'folder must be a folder, and {folder} is a file')
+    check_parts(model, loss_fn, batches, optimizer, rate, evaluate, folder)
     process = accelerator or OneProcess(next(model.parameters()).device, autocast, accumulate)
     check_optimizers(opts := optimizer(model), model)
     told = dict(rate=rate, evaluate=evaluate, patience=patience, clip=clip, ema=ema, seed=seed, every=every,
@@ -357,12 +365,10 @@ def fit(
         _rates(rates, rate(step, steps))
         ids = _mine(check_batch(batches(step), model, step, step == state['step']), seed, step, process)
         row = (step+1) % every == 0 or step+1 == steps
-        try:
+        with _in_words(name, step, ids, model):
             outs.append(train_step(model, loss, ids, opts, clip, process.gradient_accumulation_steps, scaler, process))
             ema_update(models['ema'], model, step, ema)
             if row: _finish_row(state, step+1, outs, *models.values(), evaluate, process)
-        except FloatingPointError as e: raise FloatingPointError(f'{name}, step {step}: {e}') from None
-        except IndexError: check_batch(ids, model, step); raise      # in words, where a later batch is to blame
         _show(bar, state['history'][-1] if row else None)
         if folder and row and ((step+1) % (save_every or every*math.ceil(200/every)) == 0 or step+1 == steps):
             _save(folder, state, models, opts, scaler, begun, process)

@@ -120,8 +120,8 @@ def threshold(
 CHUNK = 2**19 # scores that are drawn from at once, 4 MB in float64
 
 class Prediction:
-    """What one call says about the masked positions; a token is drawn where it is asked for, and only once. What is drawn
-    does not depend on CHUNK, as long as the generator is on the CPU"""
+    """What one call says about the masked positions; a token is drawn where it is asked for, and only once. What is
+    drawn does not depend on CHUNK, as long as the generator is on the CPU"""
     def __init__(self,
         logits:Tensor,    # (B,L,W)
         masked:Tensor,    # (B,L) bool
@@ -215,7 +215,13 @@ def check_scores(
                          f'id {n}')
     return check_finite(logits)
 
-def check_rules(times, pick, choose, generator, trace_every) -> None: # of `unmask`
+def check_rules(
+    times:Callable,  # as in `unmask`
+    pick:Callable,   # as in `unmask`
+    choose:Callable, # as in `unmask`
+    generator:torch.Generator|None, # of every draw
+    trace_every:int, # as in `unmask`
+) -> None:
     "Raise if an argument of `unmask` is not the function that it asks for"
     check_function('times', times, ('steps',)); check_function('choose', choose, ('logits', 'generator'))
     check_function('pick', pick, ('masked', 'confidence', 'reveal', 'generator'),
