@@ -5,7 +5,11 @@ import torch
 from textdiffusion.models import GaussianConfig, GaussianDenoiser, MaskedConfig, MaskedDenoiser
 from textdiffusion.sampling import ancestral_step, ddim_step, dpm_step, sample
 from textdiffusion.unmasking import canvas, random_k, threshold, top_k, unmask
-from textdiffusion.schedules import MASK_SCHEDULES, sqrt
+from textdiffusion.corpora import load_corpus
+from textdiffusion.denoising import denoising_table, input_sensitivity
+from textdiffusion.objectives import diffusion_lm
+from textdiffusion.oracles import eps_loss
+from textdiffusion.schedules import MASK_SCHEDULES, cosine, rescale, sqrt, sqrt_paper
 
 SIZES = dict(vocab_size=11, d_model=32, n_layers=1, n_heads=2)
 
@@ -44,3 +48,17 @@ def test_a_self_conditioned_model_sees_its_last_guess_unless_told_otherwise():
     usual, told, without = last(), last(self_condition=True), last(self_condition=False)
     assert torch.equal(usual['confidence'], told['confidence'])
     assert not torch.equal(usual['confidence'], without['confidence'])
+
+def test_a_schedule_has_one_home():
+    "A head that predicts noise undoes the noise of its own schedule; under another one nothing is sampled or measured"
+    model, corpus = gaussian(head='predict_eps'), load_corpus('restaurants')
+    ids = torch.randint(4, 11, (4, 6), generator=torch.Generator().manual_seed(0))
+    x0 = model.embed(ids).detach()
+    uses = (lambda ab: sample(model, (2, 5, 8), ab, 3), lambda ab: denoising_table(model, x0, ids, corpus, ab, ts=(.5,)),
+            lambda ab: input_sensitivity(model, x0, ids, corpus, ab, ts=(.5,)),
+            lambda ab: eps_loss(model, model.emb.detach(), ids, ab, levels=2), lambda ab: diffusion_lm(ab)(model, ids))
+    for use in uses:
+        for same in (sqrt, rescale(sqrt, 1.)): use(same)
+        for other in (cosine, sqrt_paper, rescale(sqrt, 2.)):
+            with pytest.raises(ValueError, match='under which the model predicts noise, sqrt'): use(other)
+    sample(gaussian(), (2, 5, 8), cosine, 3)                           # a head that predicts the clean vector has none

@@ -10,6 +10,7 @@ import hashlib
 from functools import lru_cache
 import torch
 from torch import Tensor
+from .arguments import check_count
 
 # %% ../nbs/lib/06_batching.ipynb #3258fe0f
 def draw_seed(
@@ -17,6 +18,8 @@ def draw_seed(
     step:int, # of training, 0 <= step < 2**31
 ) -> int:     # seed of a torch generator, from 2**31 up to 2**32
     "A seed of its own for every step of a run, never below 2**31"
+    if type(step) is not int or not 0 <= step < 2**31:
+        raise ValueError(f'step must be a whole number from 0 to {2**31-1}, got {step!r}')
     key, x = hashlib.sha256(str(seed).encode()).digest(), step
     for k in (key[:4], key[4:8], key[8:12]):
         x = (x ^ int.from_bytes(k, 'big'))*0x2c1b3c6d % 2**31
@@ -47,5 +50,6 @@ def epoch_rows(
     seed:int,       # of the run
 ) -> Tensor:        # (B,) int64, which rows
     "The rows of one step: the next B positions of an endless sequence of passes"
+    check_count('batch_size', batch_size); check_count('n', n)
     at = torch.arange(step*batch_size, (step+1)*batch_size)
     return torch.cat([epoch_order(n, seed, e)[at[at//n == e] % n] for e in (at//n).unique().tolist()])

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from .arguments import check_count, check_rows, check_tokens
 from .batching import epoch_rows, step_generator
 from .files import Texts, lines_of
 from .grammar import Grammar
@@ -79,6 +80,7 @@ def batch(
     seed:int=0,     # of the run
 ) -> Tensor:        # (B,L) int64, on the device of the splits
     "The batch of a step, a pure function of its arguments: fresh from an oracle language, else the next of a pass"
+    check_count('batch_size', batch_size)
     if self.fresh: return self.fresh(batch_size, step_generator(seed, step)).to(self.train.device)
     return self.train[epoch_rows(len(self.train), step, batch_size, seed).to(self.train.device)].long()
 Corpus.batch = batch
@@ -97,6 +99,7 @@ def words(
     ids:Tensor,             # (B,L) tokens
 ) -> list[list[str]|None]:  # words of each row
     "Words between BOS and the first EOS, None for a row that is not BOS, words, EOS; on running text all its words"
+    check_tokens(ids, whole=False)
     if self.eos_id is None: return [text.split() for text in self.decode(ids)]
     bad = {self.pad_id, self.bos_id, self.mask_id}
     heads = [row[1:row.index(self.eos_id)] if row[0] == self.bos_id and self.eos_id in row else None
@@ -111,6 +114,7 @@ def after_eos(
     ids:Tensor, # (B,L) tokens
 ) -> float:     # share of the rows, 0 on running text
     "How many rows go on after their first EOS with something else than padding"
+    check_rows(check_tokens(ids, whole=False))
     if self.eos_id is None: return 0.
     end = ids == self.eos_id
     return ((end.cumsum(1) - end.long() > 0) & (ids != self.pad_id)).any(1).sum().item()/len(ids)
@@ -121,6 +125,7 @@ def decode(
     ids:Tensor,  # (B,L) tokens
 ) -> list[str]:  # texts
     "Rows as text: BOS and PAD dropped, and the first EOS with all that follows; masks and unknown words stay visible"
+    check_tokens(ids, max(len(self.tokenizer), self.mask_id+1), whole=False)
     rows, hidden = ids.tolist(), {self.pad_id, self.bos_id}
     if self.eos_id is not None:
         rows = [row[:row.index(self.eos_id)] if self.eos_id in row else row for row in rows]

@@ -14,6 +14,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .arguments import called
 from .corpora import Corpus
 from .tokenizing import WORDS, encode, sentence_rows, word_tokenizer
 
@@ -23,7 +24,12 @@ def misread(
     times:int=2, # how often
 ) -> str:        # garbled, if it has anything but ASCII
     "Text whose UTF-8 bytes were read as cp1252, Python's default on Windows"
-    for _ in range(times): text = text.encode('utf-8').decode('cp1252')
+    if not isinstance(text, str): raise TypeError(f'text must be a string, got {called(text)}')
+    if type(times) is not int or times < 0: raise ValueError(f'times must be a whole number from 0 on, got {times!r}')
+    try:
+        for _ in range(times): text = text.encode('utf-8').decode('cp1252')
+    except UnicodeDecodeError as e: raise ValueError(
+        f'cp1252 has no character for byte {e.object[e.start]:#x}, so {text[:40]!r} cannot be misread so') from None
     return text
 
 def pieces(
@@ -47,6 +53,7 @@ def damage_done(
     min_count:int=11,    # a word must be seen so often to be in the vocabulary
 ) -> dict:               # shares in [0,1], types, tokens per text
     "What misreading twice does to texts, to the words in them, and to a word list"
+    if isinstance(texts, str) or not texts: raise ValueError(f'texts must be a list of texts, got {texts!r}')
     def cut(read): return [re.findall(WORDS, read(t)) for t in texts]
     def known(rows): return {w for w, n in Counter(w for row in rows for w in row).items() if n >= min_count}
     before, after = cut(str), cut(misread)
@@ -73,6 +80,8 @@ def garbled(
     min_count:int=1, # a word seen less often becomes [UNK]
 ) -> Corpus:         # the same sentences, misread twice, with their own word list; L cuts no larger share than before
     "A corpus as it is read on a machine with the wrong default encoding, twice"
+    if corpus.eos_id is None:
+        raise ValueError(f'garbled needs a corpus of sentences, and {corpus.name} is running text')
     def damage(texts): return [misread(renamed(t, names)) for t in texts]
     text = {split: damage(texts) for split, texts in corpus.text.items()}
     tokenizer = word_tokenizer(text['train'], min_count)

@@ -9,6 +9,7 @@ __all__ = ['new_teacher', 'causal_nll', 'teacher_nll', 'fit_teacher', 'teacher_s
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .arguments import called, check_count, check_number, check_rows, check_tokens
 from .metrics import behind_end, counted
 from .optimizers import adamw
 from .progress import stage
@@ -23,6 +24,9 @@ def new_teacher(
 ):                  # GPT2LMHeadModel
     "An untrained GPT-2 of this size over the corpus's vocabulary and one symbol that starts a row"
     from transformers import GPT2Config, GPT2LMHeadModel
+    check_count('layers', layers)
+    if check_count('width', width) % check_count('heads', heads):
+        raise ValueError(f'width must be divisible by heads, {heads}, got {width}')
     start = corpus.vocab_size
     size = dict(vocab_size=start + 1, n_positions=corpus.seq_len, n_embd=width, n_layer=layers, n_head=heads)
     return GPT2LMHeadModel(GPT2Config(**size, resid_pdrop=0., embd_pdrop=0., attn_pdrop=0., bos_token_id=start,
@@ -45,6 +49,11 @@ def teacher_nll(
     batch_size:int=128,       # rows at a time
 ) -> tuple[float,Tensor]:     # nats per counted token over all rows; (B,) the same for each row, nan for an empty one
     "Mean cost of words and EOS, without BOS and PAD; a row without EOS is scored to its end"
+    if not hasattr(getattr(teacher, 'config', None), 'n_positions'):
+        raise TypeError(f'teacher must be a GPT-2 as fit_teacher trains it, got {called(teacher)}')
+    check_count('batch_size', batch_size); check_rows(check_tokens(ids, teacher.config.vocab_size - 1))
+    if ids.shape[1] > (most := teacher.config.n_positions):
+        raise ValueError(f'ids must have at most {most} tokens in a row, as the teacher reads, got {ids.shape[1]}')
     device, keep = teacher.device, counted(ids, corpus).cpu()
     nll = torch.cat([causal_nll(teacher, part.to(device)).cpu() for part in ids.split(batch_size)]) * keep
     return (nll.sum() / keep.sum()).item(), nll.sum(1) / keep.sum(1)
@@ -64,6 +73,9 @@ def fit_teacher(
     folder=None,            # for checkpoints, see `fit`
 ) -> tuple:                 # teacher at its best held-out loss; curve: rows of step, loss, held_out
     "A GPT-2-class model of the training split, padding masked, kept where held-out text is cheapest"
+    for name, value in dict(steps=steps, batch_size=batch_size, evaluations=evaluations, held_out=held_out).items():
+        check_count(name, value)
+    check_number('lr', lr, above=True)
     torch.manual_seed(seed)
     teacher, valid = new_teacher(corpus, width, layers).to(device), corpus.valid[:held_out]
     def loss_fn(model, ids):
@@ -86,7 +98,7 @@ def teacher_sample(
     seed:int=0,  # of all draws
 ) -> Tensor:     # (n,L) ids, shaped like the training rows, on the CPU
     "Rows written word by word, drawn from the teacher's own distribution; one that finds no EOS within L has none"
-    start = torch.full((n, 1), corpus.vocab_size, device=teacher.device)
+    start = torch.full((check_count('n', n), 1), corpus.vocab_size, device=teacher.device)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         ids = teacher.generate(start, attention_mask=torch.ones_like(start), do_sample=True, top_k=0,

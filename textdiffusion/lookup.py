@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .schedules import log_snr
+from .arguments import check_count, check_number
+from .schedules import check_schedule, log_snr
 
 # %% ../nbs/lib/22_lookup.ipynb #6ca3a491
 def nearer(
@@ -39,6 +40,9 @@ def look_up_rate(
     draws:int=16_384, # words and noises to average over; the V-1 others are integrated
 ) -> Tensor:          # (n,) float64 in [0,1]
     "Share of words that look-up gets right in a Gaussian table; standard error at most .5/sqrt(draws), here .4 points"
+    check_count('D', D); check_count('V', V); check_count('draws', draws)
+    if D < 2 or not (torch.as_tensor(snr) > 0).all():
+        raise ValueError(f'D must be at least 2 and snr above 0, got {D} and {snr}')
     g = np.random.default_rng(0)
     drawn = g.chisquare(D, draws), g.standard_normal(draws), g.chisquare(D-1, draws)
     n2, along, across = map(torch.from_numpy, drawn)       # of the noise; of the word, along and across it
@@ -53,6 +57,7 @@ def cliff(
     spread:float=1., # of a coordinate of the table
 ) -> float:          # SNR of unit-variance embeddings, that is ᾱ/(1-ᾱ)
     "Where D coordinates can carry ln V nats: V^(2/D) - 1, divided by the square of the spread [Shannon 1948]"
+    check_count('D', D); check_count('V', V); check_number('spread', spread, above=True)
     return math.expm1(2*math.log(V)/D) / spread**2
 
 # %% ../nbs/lib/22_lookup.ipynb #9355ca54
@@ -61,6 +66,8 @@ def time_of(
     snr:Tensor|float, # (…) ᾱ/(1-ᾱ), > 0
 ) -> Tensor:          # (…) float64 in [0,1]; 1 where the schedule stays above, 0 where it starts below
     "The time at which a schedule falls to a signal-to-noise ratio, by bisection"
+    check_schedule(alpha_bar)
+    if not (torch.as_tensor(snr) > 0).all(): raise ValueError(f'snr must be above 0, got {snr}')
     want = torch.as_tensor(snr, dtype=torch.float64).log()
     low, high = torch.zeros_like(want), torch.ones_like(want)
     for _ in range(60):

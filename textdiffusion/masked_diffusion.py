@@ -21,7 +21,7 @@ from .oracles import masked_oracle
 from .plotting import panels
 from .reading import Belief, Facts, fact, level
 from .sampling import evaluating
-from .unmasking import beside, canvas, unmask
+from .unmasking import canvas, to_device_of, unmask
 from .scoring import evaluate
 from .statistics import above, below, estimate, interval, values_by_seed
 from .optimizers import muon_adamw
@@ -69,7 +69,7 @@ def parallel_bound(
     seed:int=0,        # of the path: the same for every model
 ) -> Tensor:           # (n,) float64 nats per row
     "An unbiased bound on -log p of text written in so many calls: words of one call do not see each other"
-    x, generator = beside(ids, denoiser), torch.Generator().manual_seed(seed)
+    x, generator = to_device_of(ids, denoiser), torch.Generator().manual_seed(seed)
     when = torch.randint(calls, ids.shape, generator=generator).masked_fill(kept(keep, ids).cpu(), -1).to(x.device)
     nll = torch.zeros(len(x), dtype=torch.float64, device=x.device)
     with evaluating(denoiser):

@@ -4,15 +4,17 @@
 
 # %% auto #0
 __all__ = ['behind_end', 'counted', 'is_word', 'word_rows', 'form_scores', 'exact_nll', 'unseen', 'oracle_scores',
-           'unigram_entropy', 'distinct', 'self_bleu', 'roll_hash', 'longest_copy', 'diversity', 'novelty', 'nll_rates',
-           'check_count']
+           'unigram_entropy', 'distinct', 'self_bleu', 'roll_hash', 'longest_copy', 'diversity', 'novelty',
+           'letters_begun', 'characters', 'nll_rates']
 
 # %% ../nbs/lib/60_metrics.ipynb #38b2a27b
 import math, random
 from collections import Counter
+from functools import lru_cache
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .arguments import called, check_count, check_rows, check_tokens
 
 # %% ../nbs/lib/60_metrics.ipynb #bc969829
 def behind_end(
@@ -28,6 +30,7 @@ def counted(
     corpus,     # Corpus the ids belong to
 ) -> Tensor:    # (B,L) bool, True = counts in a likelihood
     "True up to and with the first EOS, without BOS and the padding behind a sentence; everywhere on running text"
+    check_tokens(ids, whole=False)
     if corpus.eos_id is None: return torch.ones_like(ids, dtype=torch.bool)
     text_ahead = (ids != corpus.pad_id).flip(1).cumsum(1).flip(1) > 0  # here or further right
     keep = text_ahead & ~behind_end(ids, corpus)
@@ -55,7 +58,7 @@ def form_scores(
     corpus,             # Corpus
 ) -> dict[str,float]:   # form, tail: shares in [0,1]; length: words per row
     "Share of rows that begin with BOS and end with EOS, share with something behind the EOS, mean length"
-    row = dict(length=sum(map(len, word_rows(ids, corpus))) / len(ids))
+    row = dict(length=sum(map(len, word_rows(check_rows(ids), corpus))) / len(ids))
     if corpus.eos_id is None: return row
     formed = (ids[:, 0] == corpus.bos_id) & (ids == corpus.eos_id).any(1)
     return dict(form=formed.float().mean().item(), tail=corpus.after_eos(ids), **row)
@@ -66,6 +69,9 @@ def exact_nll(
     corpus,     # Corpus with a grammar
 ) -> Tensor:    # (B,) float64 nats per sentence, inf outside the language
     "−log p of each row under the grammar, exactly"
+    if corpus.grammar is None:
+        raise ValueError(f'an exact likelihood needs an oracle language, and {corpus.name} is real text; a judge such '
+                         'as fit_teacher or NGram estimates one')
     words = corpus.words(ids)
     return torch.tensor([math.inf if w is None else -corpus.grammar.log_prob(w) for w in words], dtype=torch.float64)
 
@@ -105,6 +111,7 @@ def distinct(
     k:int,                # length of the k-grams, in words
 ) -> float:               # in [0,1], 0 where no row is that long
     "Different k-grams divided by all k-grams, none of them across two rows"
+    check_count('k', k)
     grams = [tuple(row[i:i+k]) for row in rows for i in range(len(row)-k+1)]
     return len(set(grams)) / max(len(grams), 1)
 
@@ -116,6 +123,7 @@ def self_bleu(
 ) -> float:               # in [0,100], 100 = all alike; 0 for a single row
     "Mean sentence BLEU-4 of a row against the other drawn rows"
     from sacrebleu.metrics import BLEU
+    check_count('k', k)
     drawn = random.Random(seed).sample(rows, min(k, len(rows)))
     texts = [' '.join(map(str, row)) for row in drawn]
     bleu = BLEU(tokenize='none', effective_order=True)
@@ -177,7 +185,7 @@ def diversity(
     corpus,           # Corpus
 ) -> dict[str,float]: # unigram (nats), distinct_1/2/3 and distinct in [0,1], self_bleu in [0,100]
     "How much the rows differ from each other"
-    rows = word_rows(ids, corpus)
+    rows = word_rows(check_rows(ids), corpus)
     counts = {f'distinct_{k}': distinct(rows, k) for k in (1, 2, 3)}
     whole = len(set(map(tuple, rows))) / len(rows)
     return dict(unigram=unigram_entropy(rows), **counts, distinct=whole, self_bleu=self_bleu(rows))
@@ -187,27 +195,45 @@ def novelty(
     corpus,           # Corpus, its `train` split is the reference
 ) -> dict[str,float]: # new and copy_share in [0,1]; copy and copy_max in words
     "How much the rows differ from the training text"
-    runs = longest_copy(ids, corpus).double()
+    runs = longest_copy(check_rows(ids), corpus).double()
     lengths = torch.tensor([max(len(row), 1) for row in word_rows(ids, corpus)])
     return dict(new=unseen(ids, corpus).double().mean().item(), copy=runs.mean().item(),
                 copy_max=runs.max().item(), copy_share=(runs/lengths).mean().item())
 
 # %% ../nbs/lib/60_metrics.ipynb #75af668e
+@lru_cache(maxsize=4)
+def letters_begun(
+    tokenizer,     # PreTrainedTokenizerFast
+    size:int,      # its length, so that a token that was added is noticed
+) -> Tensor|None:  # (size,) int64 letters that begin in each token; None where no letter is cut
+    "For a tokenizer of bytes, the first bytes of letters in each of its tokens [UTF-8: all but 10xxxxxx]"
+    decoder = tokenizer.backend_tokenizer.decoder
+    if decoder is None or b'"ByteLevel"' not in decoder.__getstate__(): return None
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+    inside = {c for byte, c in bytes_to_unicode().items() if byte >> 6 == 0b10}
+    tokens = tokenizer.convert_ids_to_tokens(range(size))
+    return torch.tensor([len(t or '') - sum(c in inside for c in t or '') for t in tokens])
+
+def characters(
+    ids:Tensor,        # (B,L) token ids
+    corpus,            # Corpus
+    where:Tensor=None, # (B,L) bool, the tokens whose text is meant; None = all words
+) -> int:              # of the decoded text, a letter that is cut by the end of a row counted once, where it begins
+    "How many characters the rows have"
+    begun = letters_begun(corpus.tokenizer, len(corpus.tokenizer))
+    if begun is not None: return begun[ids[is_word(ids, corpus) if where is None else where].cpu()].sum().item()
+    if where is None: return sum(map(len, corpus.decode(ids)))
+    rows = [row[keep].tolist() for row, keep in zip(ids.cpu(), where.cpu())]
+    return sum(map(len, corpus.tokenizer.backend_tokenizer.decode_batch(rows, skip_special_tokens=False)))
+
 def nll_rates(
     nats:Tensor,      # (B,) nats of each row, NLL or NELBO
     ids:Tensor,       # (B,L) the rows
     corpus,           # Corpus
 ) -> dict[str,float]: # nats_per_token, bits_per_char
-    "A likelihood or a bound of whole rows, per counted token and per character of the decoded text"
-    characters = sum(map(len, corpus.decode(ids)))
-    total, tokens = nats.double().sum().item(), counted(ids, corpus).sum().item()
-    return dict(nats_per_token=total / tokens, bits_per_char=total / math.log(2) / characters)
-
-# %% ../nbs/lib/60_metrics.ipynb #bade6add
-def check_count(
-    name:str, # of the argument, for the message
-    value,    # what was given
-) -> int:     # `value`, 1 or more
-    "A ValueError unless it is a whole number of at least 1"
-    if type(value) is int and value > 0: return value
-    raise ValueError(f'{name} must be a whole number of at least 1, got {value!r}')
+    "A likelihood or a bound of whole rows, per counted token and per character of the text, see `characters`"
+    if not isinstance(nats, Tensor) or nats.shape != ids.shape[:1]:
+        found = tuple(nats.shape) if isinstance(nats, Tensor) else called(nats)
+        raise ValueError(f'nats must be one number for each of the {len(ids)} rows, got {found}')
+    total, tokens = nats.double().sum().item(), counted(check_rows(ids), corpus).sum().item()
+    return dict(nats_per_token=total / tokens, bits_per_char=total / math.log(2) / characters(ids, corpus))

@@ -10,6 +10,7 @@ __all__ = ['HEADS', 'rms_norm', 'rotary', 'squared_relu', 'Block', 'time_feature
 # %% ../nbs/lib/30_models.ipynb #07c66d0f
 import importlib
 import math
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -393,6 +394,8 @@ def load(
     folder:str, # what `save_pretrained` wrote
 ) -> PreTrainedModel: # in eval mode, on the CPU
     "A saved model of this journal, by its folder; raises if a weight is missing, left over or of another shape"
+    if not (Path(str(folder))/'config.json').is_file():
+        raise ValueError(f'{folder!r} is no folder of a saved model: one that save_pretrained wrote holds config.json')
     model, info = AutoModel.from_pretrained(folder, output_loading_info=True, local_files_only=True,
                                             trust_remote_code=False, use_safetensors=True)
     bad = {k: sorted(map(str, v)) for k, v in info.items() if v}

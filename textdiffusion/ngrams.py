@@ -9,7 +9,8 @@ __all__ = ['NGram']
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from .metrics import behind_end, check_count, counted, roll_hash
+from .arguments import check_count, check_rows, check_tokens
+from .metrics import behind_end, counted, roll_hash
 
 # %% ../nbs/lib/61_ngrams.ipynb #a3ee548e
 def _windows(
@@ -88,23 +89,29 @@ class NGram:
     def __init__(self,
         order:int, # tokens in the longest count: context and word
     ):
-        self.order = check_count('order', order)
+        self.order = check_count('order', order, 100)
 
     def fit(self,
         ids:Tensor, # (N,L) training rows
         corpus,     # Corpus they are from
     ) -> 'NGram':   # itself
         "Count the k-grams up to `order` that end at a counted position"
+        check_rows(check_tokens(ids, corpus.vocab_size))
         self.corpus, self.base, self.length = corpus, corpus.vocab_size + 1, ids.shape[1]
         grams = _windows(ids, corpus, self.order)[counted(ids, corpus)].cpu()
         self.tables = [_count(grams[:, -k:], self.base) for k in range(1, self.order+1)]
         return self
+
+    def check_fitted(self):
+        "A ValueError unless it has counted"
+        if not hasattr(self, 'tables'): raise ValueError('the n-gram model has counted nothing yet: call fit first')
 
     def sample(self,
         n:int,      # rows
         seed:int=0, # of all draws
     ) -> Tensor:    # (n,L) ids, shaped like the training rows
         "Rows drawn word by word; one that finds no EOS within L has none"
+        check_count('n', n); self.check_fitted()
         corpus, before, generator = self.corpus, self.order-1, torch.Generator().manual_seed(seed)
         start = [corpus.vocab_size]*before + [corpus.bos_id]*(corpus.bos_id is not None)
         ids = torch.tensor(start, dtype=torch.long).expand(n, -1)
@@ -119,6 +126,7 @@ class NGram:
         ids:Tensor, # (B,L) token ids
     ) -> Tensor:    # (B,L) float64 nats per token, 0 where a token does not count
         "−log p of each counted token"
+        self.check_fitted(); check_tokens(ids, self.corpus.vocab_size, whole=False)
         keep = counted(ids, self.corpus)
         grams = _windows(ids, self.corpus, self.order)[keep].cpu()
         p = _witten_bell(self.tables, grams, self.base, self.corpus.vocab_size)

@@ -8,6 +8,8 @@ __all__ = ['grid_t', 'stratified_t', 'Draw', 'draw', 'x0_mse', 't0_mse', 'eps_ms
            'masked_nll', 'MaskedDraw', 'masked_draw', 'masked_bound', 'masked_ce']
 
 # %% ../nbs/lib/35_objectives.ipynb #1f347a4f
+import inspect
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,7 +17,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .schedules import add_noise, grid, mask_linear, schedule, sigma, sqrt
+from .arguments import (called, check_count, check_function, check_mask_id, check_number,
+                                     check_tokens)
+from .schedules import (MASK_SCHEDULES, SCHEDULES, add_noise, check_same_schedule, check_schedule, grid,
+                                     mask_linear, schedule, sigma, sqrt)
 
 # %% ../nbs/lib/35_objectives.ipynb #6c8e05ce
 def grid_t(
@@ -24,14 +29,14 @@ def grid_t(
     T:int=2000,                 # steps of the table
 ) -> Tensor:                    # (n,) in {1/T, 2/T, …, 1}
     "Independent uniform draws from the T-step table of Diffusion-LM"
-    return (torch.randint(T, (n,), device=device) + 1) / T
+    return (torch.randint(check_count('T', T), (check_count('n', n),), device=device) + 1) / T
 
 def stratified_t(
     n:int,                      # how many
     device:torch.device|str='cpu', # where they are wanted
 ) -> Tensor:                    # (n,) in (0,1), one in each of n equal intervals, in random order
     "Evenly spread draws: uniform on average, with far less variance per batch [Kingma et al. 2021]"
-    t = (torch.arange(n, device=device) + torch.rand(1, device=device)) / n
+    t = (torch.arange(check_count('n', n), device=device) + torch.rand(1, device=device)) / n
     return t[torch.randperm(n, device=device)]
 
 # %% ../nbs/lib/35_objectives.ipynb #62e3204a
@@ -57,7 +62,11 @@ def draw(
     p_self:float=0.,                      # probability that a batch is self-conditioned
 ) -> Draw:                                # everything the terms need
     "Embed, noise, predict: the part of a training step that every objective shares"
-    x0 = model.embed(ids)
+    if not hasattr(model, 'embed'):
+        raise TypeError(f'this loss needs a Gaussian denoiser, a model with embed(ids), got {called(model)}; the '
+                        'losses of a masked one are masked_bound and masked_ce')
+    check_same_schedule(model, alpha_bar)
+    x0 = model.embed(check_tokens(ids))
     t = draw_t(len(ids), device=ids.device)
     x_start = x0 + sigma0*torch.randn_like(x0)
     eps = torch.randn_like(x0)
@@ -123,16 +132,32 @@ def token_nll(
     ids:Tensor,    # (B,L) target tokens
 ) -> Tensor:       # (B,) mean over positions, nats
     "Cross-entropy per example; a uniform guess costs ln V"
+    if logits.shape[:2] != ids.shape:
+        raise ValueError(f'logits must score each of the {tuple(ids.shape)} tokens, got {tuple(logits.shape)}')
     return F.cross_entropy(logits.transpose(1, 2), ids, reduction='none').mean(1)
 
 # %% ../nbs/lib/35_objectives.ipynb #44f82470
+def _check_terms(terms, how):
+    "Raise unless there are terms with weights, and the arguments are those of `draw`"
+    if not isinstance(terms, dict) or not terms:
+        raise TypeError(f'terms must be a dictionary of terms and their weights, such as {{x0_mse: 1.}}, got '
+                        f'{called(terms)}')
+    for f in terms: check_function('a term of the loss', f, ('model', 'draw'))
+    wrong = {f.__name__: w for f, w in terms.items() if not 0 <= w < math.inf}
+    if wrong: raise ValueError(f'weights of loss terms must be >= 0 and finite, got {wrong}')
+    known = [k for k in inspect.signature(draw).parameters if k not in ('model', 'ids')]
+    if odd := [k for k in how if k not in known]:
+        raise TypeError(f'a loss has no argument {odd[0]!r}; choose from {", ".join(known)}')
+    check_schedule(how.get('alpha_bar', sqrt), SCHEDULES)
+    if 'draw_t' in how: check_function('draw_t', how['draw_t'], ('n', 'device'))
+    check_number('sigma0', how.get('sigma0', 0.)); check_number('p_self', how.get('p_self', 0.), high=1.)
+
 def objective(
     terms:dict[Callable, float], # {term: weight}
     **how,                       # arguments of `draw`: alpha_bar, draw_t, sigma0, p_self
 ) -> Callable:                   # loss_fn(model, ids) -> {'loss', 't', term: (B,)}
     "A loss function for `fit`: the weighted sum of the terms on one shared draw"
-    wrong = {getattr(f, '__name__', f): w for f, w in terms.items() if w < 0}
-    if wrong: raise ValueError(f'weights of loss terms must be >= 0, got {wrong}')
+    _check_terms(terms, how)
     def loss_fn(model, ids):
         d = draw(model, ids, **how)
         parts = {f.__name__: f(model, d) for f in terms}
@@ -147,6 +172,10 @@ def diffusion_lm(
     **how,                               # draw_t, p_self
 ) -> Callable:                           # loss_fn(model, ids)
     "The objective of Diffusion-LM as its code computes it (E2E_MSE), plus any extra terms [Li et al. 2022, eq. 2]"
+    check_schedule(alpha_bar, SCHEDULES)
+    if not isinstance(extra, (dict, type(None))):
+        raise TypeError(f'extra must be a dictionary of terms and their weights, such as {{token_ce: 1.}}, got '
+                        f'{called(extra)}')
     sigma0 = sigma(grid(2000)[0], alpha_bar).item()                # the noise of the table's first step
     return objective({x0_mse: 1., t0_mse: 1., decoder_nll: 1., prior: 1., **(extra or {})}, alpha_bar=alpha_bar,
                      sigma0=sigma0, **how)
@@ -160,7 +189,9 @@ def kept(
     keep = torch.as_tensor(False if keep is None else keep(ids) if callable(keep) else keep, device=ids.device)
     if keep.dtype != torch.bool:
         raise ValueError(f'keep must be a tensor of booleans, True where a token is never masked, got {keep.dtype}')
-    return keep.expand(ids.shape)
+    try: return keep.expand(ids.shape)
+    except RuntimeError: raise ValueError(f'keep must fit the shape of ids, {tuple(ids.shape)}, got '
+                                          f'{tuple(keep.shape)}') from None
 
 def mask_tokens(
     ids:Tensor,      # (B,L) tokens
@@ -169,6 +200,9 @@ def mask_tokens(
     keep=None,       # as in `kept`
 ) -> Tensor:         # z_t (B,L)
     "The forward process of masked diffusion: each token masked independently with its row's probability"
+    if not isinstance(share, Tensor) or share.shape != ids.shape[:1] or not ((share >= 0) & (share <= 1)).all():
+        raise ValueError(f'share must be one probability for each of the {len(ids)} rows, in [0, 1], got '
+                         f'{share if isinstance(share, float) else called(share)}')
     return ids.masked_fill((torch.rand(ids.shape, device=ids.device) < share[:, None]) & ~kept(keep, ids), mask_id)
 
 # %% ../nbs/lib/35_objectives.ipynb #68705d69
@@ -177,6 +211,7 @@ def bound_weight(
     t:Tensor,           # (B,) in (0,1]
 ) -> Tensor:            # (B,) like t, at least 0; inf at t = 0
     "Rate at which masked tokens are revealed at t: -alpha_bar'/(1-alpha_bar), in float64 [Sahoo et al. 2024, eq. 10]"
+    check_schedule(alpha_bar)
     def weight(t):
         with torch.enable_grad():
             ab = alpha_bar(t := t.detach().requires_grad_())
@@ -243,6 +278,10 @@ def masked_draw(
     keep=None,             # as in `kept`
 ) -> MaskedDraw:           # everything a masked loss needs
     "Mask, predict: the part of a training step that every masked loss shares"
+    if hasattr(model, 'embed'):
+        raise TypeError(f'this loss needs a masked denoiser, a model of ids with masks, got {called(model)}, a '
+                        'Gaussian one; its losses are diffusion_lm and objective')
+    check_tokens(ids); check_mask_id(mask_id, model)
     t = draw_t(len(ids), device=ids.device)
     share = schedule(lambda t: 1-alpha_bar(t))(t)
     z_t = mask_tokens(ids, share, mask_id, keep)
@@ -253,6 +292,7 @@ def _masked_loss(
     *args,          # of `masked_draw`, after model and ids
 ) -> Callable:      # loss_fn(model, ids) -> {'loss', 't', 'bound' (B,), 'ce' (B,)}
     "A masked loss as `fit` takes it"
+    check_mask_id(args[0]); check_schedule(args[1], MASK_SCHEDULES); check_function('draw_t', args[2], ('n', 'device'))
     def loss_fn(model, ids):
         d = masked_draw(model, ids, *args)
         return dict(value(d), t=d.t, bound=d.bound.detach(), ce=d.ce.detach())

@@ -12,6 +12,8 @@ import math
 import torch
 from torch import nn
 
+from .arguments import called, check_count
+
 # %% ../nbs/lib/36_optimizers.ipynb #8eb69abc
 def muon_adamw(
     model:nn.Module,      # matrices under `model.blocks` go to Muon
@@ -19,6 +21,9 @@ def muon_adamw(
     muon_lr:float=4e-3,   # Muon's, in AdamW-like units (update of matching root mean square)
 ) -> list[torch.optim.Optimizer]: # [Muon, AdamW]
     "Muon inside the blocks, AdamW for the rest, no weight decay [Jordan et al. 2024; Liu et al. 2025 for the scale]"
+    if not isinstance(getattr(model, 'blocks', None), nn.Module):
+        raise TypeError(f'muon_adamw needs a model with blocks, whose matrices go to Muon, got {called(model)}; choose '
+                        'adamw for any other, as in fit(…, optimizer=adamw)')
     inside = [p for p in model.blocks.parameters() if p.ndim == 2]
     taken = {id(p) for p in inside}
     rest = [p for p in model.parameters() if id(p) not in taken]
@@ -40,6 +45,7 @@ def linear_decay(
     warmup:int=50,  # steps of linear rise, at most a tenth of the plan
 ) -> float:         # multiplier of the learning rate, in (0,1]
     "Rise over `warmup` steps, fall linearly to zero at the *planned* end"
+    check_count('steps', steps)
     rise = min(1., (step+1) / max(1, min(warmup, steps//10)))
     return rise * (1 - step/steps)
 

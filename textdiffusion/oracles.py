@@ -9,7 +9,8 @@ __all__ = ['language_tokens', 'bayes_denoiser', 'masked_oracle', 'lookup_denoise
 from typing import Callable
 import torch
 from torch import Tensor
-from .schedules import add_noise
+from .arguments import check_count, check_number, check_tokens
+from .schedules import SCHEDULES, add_noise, check_same_schedule, check_schedule
 
 # %% ../nbs/lib/64_oracles.ipynb #3e9e1e6c
 def language_tokens(
@@ -47,6 +48,9 @@ def bayes_denoiser(
 ) -> Callable:          # (x_t (B,L,D), t (B,), unused) -> x0_hat (B,L,D), logits (B,L,V): log p, at least -100
     "The posterior mean of x_start and the posterior of each token, exactly: the lowest x0_mse and token_ce possible"
     tokens = language_tokens(corpus, 'bayes_denoiser')
+    check_schedule(alpha_bar, SCHEDULES); check_number('sigma0', sigma0)
+    if len(emb) != corpus.vocab_size:
+        raise ValueError(f'emb must have {corpus.vocab_size} rows, one for each token of the corpus, got {len(emb)}')
     def denoise(x_t, t, x0_prev=None):
         ab = alpha_bar(t)[:, None, None].to(x_t)
         v = ab*sigma0**2 + 1-ab
@@ -78,6 +82,7 @@ def masked_oracle(
     """The exact posterior of every hidden token given the visible ones, among the sentences that fit in L;
     looks away from debris behind the end"""
     tokens = language_tokens(corpus, 'masked_oracle')
+    check_count('batch', batch)
     def posterior(z):
         hidden = (z == corpus.mask_id)[..., None]
         evidence = hidden | (z[..., None] == torch.arange(corpus.vocab_size))               # (B,L,V) bool
@@ -94,6 +99,7 @@ def lookup_denoiser(
     alpha_bar:Callable, # schedule
 ) -> Callable:          # (x_t, t, unused) -> x0_hat, scores
     "The optimal denoiser of words that know nothing of each other: each place is looked up by itself"
+    check_tokens(ids, len(emb)); check_schedule(alpha_bar, SCHEDULES)
     often = (torch.bincount(ids.flatten(), minlength=len(emb)) + .5).to(emb).log()
     def denoise(x_t, t, x0_prev=None):
         ab = alpha_bar(t)[:, None, None].to(x_t)
@@ -110,7 +116,8 @@ def eps_loss(
     levels:int=32,      # times, denser near 0, where small vectors are lost
 ) -> float:             # mean squared error of ε per coordinate, over uniform times
     "The ε-loss on held-out text, with the same noise for every denoiser"
-    x0, total = emb[ids], 0.
+    check_same_schedule(denoiser, check_schedule(alpha_bar, SCHEDULES)); check_count('levels', levels)
+    x0, total = emb[check_tokens(ids, len(emb))], 0.
     eps = torch.randn((*ids.shape, emb.shape[1]), generator=torch.Generator().manual_seed(0)).to(emb)
     for u in ((torch.arange(levels) + .5)/levels).tolist():
         t = x0.new_full((len(ids),), u*u)

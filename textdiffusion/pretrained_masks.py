@@ -205,6 +205,7 @@ def roberta_task(
 # %% ../nbs/06c_pretrained_masks.ipynb #3905e930
 import math
 from .denoising import masked_nelbo
+from .metrics import characters
 from .optimizers import adamw, muon_adamw
 from .training import fit, pretrain_stand_in
 def _keep(run, prefix=True): return protected(run.corpus.tokenizer.all_special_ids, run.cfg.prefix_length*prefix)
@@ -263,10 +264,9 @@ def priced(
 ) -> dict: # nats_per_token, bits_per_char
     "A price for each token that may be masked, and for each character of these tokens"
     text = rows_of(run, run.cfg.rows, 0)
-    rows = [row[free].tolist() for row, free in zip(text.cpu(), ~_keep(run, prefix)(text).cpu())]
-    letters = sum(map(len, run.corpus.tokenizer.backend_tokenizer.decode_batch(rows, skip_special_tokens=False)))
-    total = nats.double().sum().item()
-    return dict(nats_per_token=total/sum(map(len, rows)), bits_per_char=total/math.log(2)/max(letters, 1))
+    free, total = ~_keep(run, prefix)(text), nats.double().sum().item()
+    letters = max(characters(text, run.corpus, free), 1)
+    return dict(nats_per_token=total/free.sum().item(), bits_per_char=total/math.log(2)/letters)
 
 def bound_of(
     run, model, prefix=True, # whether the first positions are given

@@ -26,14 +26,15 @@ BELIEFS = [
 
 # %% ../nbs/06h_renoising.ipynb #d994c780
 from .sampling import evaluating
-from .unmasking import Guess, beside, categorical, check_canvas, check_scores, first_k, uniform
+from .unmasking import (Prediction, categorical, check_canvas, check_scores, first_k,
+                                     to_device_of, uniform)
 from .schedules import mask_linear
 
 def _guess(denoiser, z, free, mask_id, choose, generator):
     "The masked places of a canvas, how sure the tokens drawn for them are, and these"
     masked = z == mask_id
     with evaluating(denoiser): logits = denoiser(z, masked.sum(1)/free.sum(1).clamp(min=1))
-    guess = Guess(check_scores(logits, z, mask_id), masked, mask_id, choose, generator)
+    guess = Prediction(check_scores(logits, z, mask_id), masked, mask_id, choose, generator)
     return masked, guess.confidence(), guess.tokens(masked)
 
 def _again(free, share, generator):
@@ -64,7 +65,7 @@ def renoise(
 ) -> tuple: # ids (B,L) without masks, and the trace as in `unmask`
     "Predict everything, hide a share again at random, and so on: text-diffusion's generate.py, linear schedule"
     check_canvas(z, steps, mask_id, mask_linear)
-    z, trace = beside(z, denoiser), []
+    z, trace = to_device_of(z, denoiser), []
     free, sure = z == mask_id, (z != mask_id).float()
     for k in range(steps + 1):
         if trace_every and (k % trace_every == 0 or k == steps): trace.append((1 - k/steps, z.cpu(), sure.cpu()))

@@ -4,15 +4,19 @@
 
 # %% auto #0
 __all__ = ['spaced', 'ancestral_step', 'ddim_step', 'dpm_step', 'nearest', 'clamp', 'clamp_argmax', 'mean_of_scores',
-           'most_likely', 'evaluating', 'draw', 'snapshot', 'home', 'controlled', 'check_finite', 'check_prediction',
-           'trained_schedule', 'check_schedule', 'sample']
+           'most_likely', 'evaluating', 'draw', 'snapshot', 'device_of', 'guide_and_project', 'check_finite',
+           'check_prediction', 'check_shape', 'trained_schedule', 'check_trained', 'check_gaussian', 'check_generator',
+           'check_choices', 'levels', 'sample']
 
 # %% ../nbs/lib/50_sampling.ipynb #2676c1c1
 from contextlib import contextmanager
 from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
-from .schedules import MASK_SCHEDULES, SCHEDULES, grid, posterior, rescale
+from .arguments import called, check_count, check_function, check_number
+from .progress import stage
+from textdiffusion.schedules import (MASK_SCHEDULES, SCHEDULES, check_same_schedule, check_schedule, grid, posterior,
+    rescale)
 
 # %% ../nbs/lib/50_sampling.ipynb #0b0c7c14
 def spaced(
@@ -20,7 +24,7 @@ def spaced(
     T:int=2000, # the training grid
 ) -> Tensor:    # (steps+1,) float64, falling from exactly 1 to exactly 0
     "The times of the calls, evenly on the training grid and strictly falling, and 0 at the end"
-    if not 1 <= steps <= T: raise ValueError(f'steps must be from 1 to T = {T}, got {steps}')
+    check_count('steps', steps, check_count('T', T))
     index = torch.linspace(T-1, 0, steps, dtype=torch.float64).round().long()
     return torch.cat([grid(T)[index], torch.zeros(1, dtype=torch.float64)])
 
@@ -48,6 +52,7 @@ def ddim_step(
     eta:float=0.,  # share of fresh noise: 0 deterministic, 1 as ancestral
 ) -> Tensor:       # x_s (B,L,D)
     "Put the noise that x_t implies back at the level of s; at ab_s = 1 returns x0_hat itself [Song 2021, eq. 12]"
+    check_number('eta', eta, high=1.)
     variance = eta**2 * (1-ab_s)/(1-ab_t) * (1-ab_t/ab_s)
     to_x_t = ((1-ab_s-variance)/(1-ab_t))**.5
     return (ab_s**.5 - to_x_t*ab_t**.5)*x0_hat + to_x_t*x_t + variance**.5*noise
@@ -76,6 +81,7 @@ def nearest(
     chunk:int=2**24,   # largest number of distances held at once
 ) -> Tensor:           # (…) int64, ids
     "The id of the nearest embedding in L2, in float32 also under autocast, chunk by chunk"
+    if not isinstance(emb, Tensor): raise TypeError(f'emb must be an embedding table (V,D), got {called(emb)}')
     if x.shape[-1] != emb.shape[-1]:
         raise ValueError(f'latents have width {x.shape[-1]} but the embedding table {emb.shape[-1]}')
     rows, emb = x.reshape(-1, x.shape[-1]).float(), emb.float()
@@ -140,7 +146,7 @@ def snapshot(
     confidence, ids = logits.float().softmax(-1).max(-1)
     return dict(t=t, ids=ids.cpu(), confidence=confidence.cpu())
 
-def home(
+def device_of(
     denoiser:Callable, # a module, or any function
 ) -> torch.device:     # where its parameters are; the CPU if it has none
     "The device a denoiser wants its input on"
@@ -148,7 +154,7 @@ def home(
     return next((p.device for p in parameters), torch.device('cpu'))
 
 # %% ../nbs/lib/50_sampling.ipynb #4c788675
-def controlled(
+def guide_and_project(
     x_s:Tensor,            # (B,L,D) what the step drew
     t_s:Tensor,            # (B,) its time
     stepper:Callable,      # (x_t, x0_hat, noise) -> x_s, the step at these two times
@@ -174,15 +180,32 @@ def check_finite(
                              'not usable')
 
 def check_prediction(
-    x0_hat:Tensor, # what a Gaussian denoiser returned first
-    logits:Tensor, # and second
-    x:Tensor,      # (B,L,D) what it was asked about
-) -> None:
+    said:tuple, # what a Gaussian denoiser returned
+    x:Tensor,   # (B,L,D) what it was asked about
+) -> tuple:     # x0_hat like x, logits (B,L,V)
     "Raise if a prediction does not fit its input, or is not finite"
+    if not (isinstance(said, tuple) and len(said) == 2):
+        raise TypeError(f'the denoiser must return x0_hat and logits, but returned {called(said)}')
+    x0_hat, logits = said
     if x0_hat.shape != x.shape:
         raise ValueError(f'the denoiser must return x0_hat like its input, {tuple(x.shape)}, but returned '
                          f'{tuple(x0_hat.shape)}')
-    check_finite(logits)
+    return x0_hat, check_finite(logits)
+
+# %% ../nbs/lib/50_sampling.ipynb #5d6dcfc7
+def check_shape(
+    shape:tuple,       # what was given
+    denoiser:Callable, # whose embeddings have a width, if it has any
+) -> tuple:            # (B,L,D)
+    "A ValueError unless these are three whole numbers, the last the width of the denoiser's embeddings"
+    if not (isinstance(shape, (tuple, list)) and len(shape) == 3 and all(type(n) is int and n > 0 for n in shape)):
+        raise ValueError(f'shape must be (B,L,D), sentences, positions and width, three whole numbers above 0, got '
+                         f'{shape!r}')
+    width = getattr(getattr(denoiser, 'emb', None), 'shape', shape)[-1]
+    if shape[-1] != width:
+        raise ValueError(f'shape {tuple(shape)} ends in a width of {shape[-1]}, but the embeddings of the model have '
+                         f'{width}')
+    return tuple(shape)
 
 def trained_schedule(
     denoiser:Callable, # a module, or any function
@@ -193,19 +216,68 @@ def trained_schedule(
     if not hasattr(config, 'noise_factor'): return MASK_SCHEDULES.get(getattr(config, 'schedule', None))
     return rescale(SCHEDULES[config.schedule], config.noise_factor)
 
-def check_schedule(
-    alpha_bar:Callable, # the schedule
-    denoiser:Callable|None=None, # whose config may know its own
+def check_trained(
+    denoiser:Callable,  # whose config may know its schedule
+    alpha_bar:Callable, # the schedule under which it is used
 ) -> None:
-    "Raise if a schedule for masks is given to a model of Gaussian noise, or another than it was trained with"
-    if alpha_bar in MASK_SCHEDULES.values():
-        raise ValueError(f'{alpha_bar.__name__} is a schedule for masks; choose one of SCHEDULES: '
-                         f'{", ".join(SCHEDULES)}')
+    "Raise if a saved model is used under another schedule than it was trained with"
     own, t = trained_schedule(denoiser), torch.tensor([.1, .5, .9], dtype=torch.float64)
     if own is None or torch.allclose(own(t), alpha_bar(t), rtol=1e-4, atol=1e-9): return
     raise ValueError(f'this model was trained with the schedule {denoiser.config.schedule}, noise factor '
                      f'{denoiser.config.noise_factor:g}, and another was given; leave it to model.generate, or pass '
                      'trained_schedule(model)')
+
+def check_gaussian(
+    denoiser:Callable,  # what was given
+    alpha_bar:Callable, # the schedule under which it is used
+) -> None:
+    "Raise unless it is called like a Gaussian denoiser, under a schedule of its own kind"
+    check_function('denoiser', denoiser, ('x_t', 't', 'x0_prev'), '; a masked one is sampled by unmask'
+                   if hasattr(denoiser, 'config') and not hasattr(denoiser, 'embed') else '')
+    check_same_schedule(denoiser, check_schedule(alpha_bar, SCHEDULES))
+    check_trained(denoiser, alpha_bar)
+
+# %% ../nbs/lib/50_sampling.ipynb #de8864de
+def check_generator(
+    generator:torch.Generator|None, # what was given
+) -> None:
+    "A TypeError unless it is a torch.Generator or None; a seed is none"
+    if generator is None or isinstance(generator, torch.Generator): return
+    raise TypeError(f'generator must be a torch.Generator, such as torch.Generator().manual_seed(0), got '
+                    f'{called(generator)}')
+
+def check_choices(
+    step:Callable,          # this and the rest as in `sample`
+    times:Callable,         # steps -> times
+    round_fn:Callable|None, # (x0_hat, logits) -> x0_hat
+    guide:Callable|None,    # (x_s, t_s, mean, std) -> x_s
+    project:Callable|None,  # (x_s, t_s) -> x_s
+    decode:Callable,        # (x, logits) -> ids
+    generator:torch.Generator|None, # of every draw
+    trace_every:int,        # how often to keep a call
+) -> None:
+    "Raise if an argument of `sample` is not the function that it asks for"
+    check_function('step', step, ('x_t', 'x0_hat', 'ab_t', 'ab_s', 'noise', 'previous'))
+    check_function('times', times, ('steps',)); check_function('decode', decode, ('x', 'logits'))
+    for name, f, takes in (('round_fn', round_fn, ('x0_hat', 'logits')), ('project', project, ('x_s', 't_s')),
+                           ('guide', guide, ('x_s', 't_s', 'mean', 'std'))):
+        if f is not None: check_function(name, f, takes)
+    check_generator(generator)
+    if trace_every != 0: check_count('trace_every', trace_every)
+
+# %% ../nbs/lib/50_sampling.ipynb #0f57c8a1
+def levels(
+    steps:int,          # calls of the denoiser
+    times:Callable,     # steps -> (steps+1,) float64, falling from 1 to 0
+    alpha_bar:Callable, # the schedule
+) -> tuple:             # the times of the calls and the end, and the signal at each, 1 at the end: lists of steps+1
+    "When to ask and at which signal; a ValueError unless the signal rises from (nearly) nothing to 1"
+    t = times(steps)
+    ab = alpha_bar(t).tolist()[:-1] + [1.]
+    if ab[0] > .1 or not all(0 <= a < b for a, b in zip(ab, ab[1:])):
+        raise ValueError(f'the signal must rise from at most 0.1 at the first call to 1, but this schedule gives '
+                         f'{", ".join(f"{a:.3g}" for a in ab[:4])}{" …" if len(ab) > 4 else ""}')
+    return t.tolist(), ab
 
 # %% ../nbs/lib/50_sampling.ipynb #bba55269
 def sample(
@@ -227,23 +299,26 @@ def sample(
     trace_every:int=0,              # keep every n-th call and the last; 0 keeps none
 ) -> tuple:                         # ids (B,L) int64, and the trace: a list of `snapshot`s
     "Generate from noise: the times of the calls fall from 1, and the same generator state gives the same ids"
-    check_schedule(alpha_bar, denoiser)
+    check_gaussian(denoiser, alpha_bar)
+    check_choices(step, times, round_fn, guide, project, decode, generator, trace_every)
+    shape, (t, ab) = check_shape(shape, denoiser), levels(check_count('steps', steps), times, alpha_bar)
     if self_condition is None: self_condition = getattr(getattr(denoiser, 'config', None), 'self_condition', False)
-    device, t = device or home(denoiser), times(steps)
-    ab, t = alpha_bar(t).tolist()[:-1] + [1.], t.tolist()
+    device = device or device_of(denoiser)
     x = (draw(shape, generator, device) if x_T is None else x_T.to(device)).float()
-    if x.shape != tuple(shape): raise ValueError(f'x_T has shape {tuple(x.shape)}, but {tuple(shape)} was asked for')
+    if x.shape != shape or not x.isfinite().all():
+        raise ValueError(f'x_T must be finite noise of shape {shape}, got {tuple(x.shape)} numbers, finite or not')
     x0_prev, previous, trace = None, None, []
-    with evaluating(denoiser):
+    with evaluating(denoiser), stage('sampling', steps) as bar:
         for i in range(steps):
-            raw, logits = denoiser(x, x.new_full(shape[:1], t[i]), x0_prev)
-            check_prediction(raw, logits, x)
+            raw = logits = None                                       # one call's scores at a time fill the memory
+            raw, logits = check_prediction(denoiser(x, x.new_full(shape[:1], t[i]), x0_prev), x)
             if trace_every and (i%trace_every == 0 or i == steps-1): trace.append(snapshot(t[i], logits))
             x0_hat = (round_fn(raw, logits) if round_fn else raw).to(x.dtype)
             stepper = lambda x_t, x0_hat, noise: step(x_t, x0_hat, ab[i], ab[i+1], noise, previous)
             x_s = stepper(x, x0_hat, draw(shape, generator, device))
-            x = controlled(x_s, x.new_full(shape[:1], t[i+1]), stepper, x, x0_hat, guide, project)
+            x = guide_and_project(x_s, x.new_full(shape[:1], t[i+1]), stepper, x, x0_hat, guide, project)
             if not x.isfinite().all():
                 raise FloatingPointError(f'sampling diverged: the latents are not finite after {i+1} calls')
             x0_prev, previous = raw if self_condition else None, (x0_hat, ab[i])
+            bar.tick()
     return decode(x, logits), trace

@@ -4,17 +4,25 @@
 
 # %% auto #0
 __all__ = ['SQRT_FLOOR', 'COSINE_FLOOR', 'LINEAR', 'TRUNC_LINEAR', 'PW_LINEAR', 'TRUNC_COSINE', 'SCHEDULES', 'MASK_SCHEDULES',
-           'schedule', 'grid', 'floor_of', 'root', 'sqrt', 'sqrt_paper', 'cos_squared', 'cosine', 'log_interpolate',
-           'from_betas', 'linear', 'trunc_linear', 'pw_linear', 'trunc_cosine', 'match', 'sigma', 'add_noise',
-           'log_snr', 'rescale', 'posterior_weights', 'posterior', 'mask_linear', 'mask_log_linear', 'mask_cosine',
-           'mask_exponential']
+           'schedule', 'check_schedule', 'grid', 'floor_of', 'root', 'sqrt', 'sqrt_paper', 'cos_squared', 'cosine',
+           'log_interpolate', 'from_betas', 'linear', 'trunc_linear', 'pw_linear', 'trunc_cosine', 'match', 'sigma',
+           'add_noise', 'log_snr', 'rescale', 'posterior_weights', 'posterior', 'mask_linear', 'mask_log_linear',
+           'mask_cosine', 'mask_exponential', 'check_same_schedule']
 
 # %% ../nbs/lib/20_schedules.ipynb #7e65aa3a
 import math
 from functools import wraps
 from typing import Callable
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from .arguments import called, check_count, check_number
+
+# %% ../nbs/lib/20_schedules.ipynb #b717a17b
+def _as_times(t, name):
+    "Numbers as a tensor"
+    try: return torch.as_tensor(t)
+    except (TypeError, ValueError, RuntimeError): raise TypeError(
+        f'{name}: t must be a tensor of floats in [0, 1], 0 = clean and 1 = noise, got {called(t)}') from None
 
 # %% ../nbs/lib/20_schedules.ipynb #226616ce
 def schedule(
@@ -23,12 +31,29 @@ def schedule(
     "Make a formula a schedule: t is checked, the formula sees float64, the answer has t's shape, dtype and device"
     @wraps(f)
     def alpha_bar(t):
-        t = torch.as_tensor(t)
-        if not t.is_floating_point() or ((t<0)|(t>1)).any():
+        if not isinstance(t, Tensor): t = _as_times(t, f.__name__)
+        if not t.is_floating_point() or not ((t>=0)&(t<=1)).all():
             raise ValueError(f'{f.__name__}: t must be floats in [0, 1], 0 = clean and 1 = noise; got {t.dtype} with '
                              f'values up to {t.max().item():g} and down to {t.min().item():g}')
         exact = t.cpu() if t.device.type == 'mps' else t  # that device has no float64
         return f(exact.double()).to(t)
+    return alpha_bar
+
+# %% ../nbs/lib/20_schedules.ipynb #476110c5
+def check_schedule(
+    alpha_bar:Callable,     # what was given
+    choices:dict|None=None, # SCHEDULES or MASK_SCHEDULES, the family that is wanted; None = either
+) -> Callable:              # `alpha_bar`
+    "A TypeError unless it is a function, a ValueError if it is of the other family"
+    if not callable(alpha_bar) or isinstance(alpha_bar, (nn.Module, type)):
+        hint = '; a loss is made before it is passed, as in diffusion_lm()' if isinstance(alpha_bar, nn.Module) else ''
+        names = ', '.join(f.__name__ for f in choices.values()) if choices else 'sqrt or mask_linear'
+        raise TypeError(f'alpha_bar must be a schedule, a function of t such as {names}, got {called(alpha_bar)}{hint}')
+    other = {} if choices is None else SCHEDULES if choices is MASK_SCHEDULES else MASK_SCHEDULES
+    if alpha_bar in other.values():
+        kind = 'masks' if other is MASK_SCHEDULES else 'Gaussian noise'
+        wanted = 'SCHEDULES' if other is MASK_SCHEDULES else 'MASK_SCHEDULES'
+        raise ValueError(f'{alpha_bar.__name__} is a schedule for {kind}; choose one of {wanted}: {", ".join(choices)}')
     return alpha_bar
 
 # %% ../nbs/lib/20_schedules.ipynb #4aaf7889
@@ -36,7 +61,7 @@ def grid(
     T:int=2000, # number of steps of the table
 ) -> Tensor:    # (T,) float64, rising from 1/T to 1
     "The times of a T-step table: its index i = 0 … T-1 is t = (i+1)/T"
-    return torch.arange(1, T+1, dtype=torch.float64) / T
+    return torch.arange(1, check_count('T', T)+1, dtype=torch.float64) / T
 
 # %% ../nbs/lib/20_schedules.ipynb #7d5f06a4
 def floor_of(
@@ -105,7 +130,11 @@ def from_betas(
     betas:Tensor, # (T,) in [0,1), noise added at each step
 ) -> Callable:    # alpha_bar(t), as all schedules
     "The schedule of a table of betas: equal to cumprod(1-betas) on grid(T)"
-    table = (1-betas.double()).cumprod(0)
+    betas = torch.as_tensor(betas).double()
+    if betas.ndim != 1 or not len(betas) or not ((betas >= 0) & (betas < 1)).all():
+        raise ValueError(f'betas must be a row of numbers in [0, 1), the noise added at each step, got {betas.numel()} '
+                         f'of shape {tuple(betas.shape)}, some outside or not numbers')
+    table = (1-betas).cumprod(0)
     return schedule(lambda t: log_interpolate(t, table))
 
 # %% ../nbs/lib/20_schedules.ipynb #9058fd83
@@ -164,6 +193,7 @@ def sigma(
     alpha_bar:Callable, # the schedule
 ) -> Tensor:            # like t
     "Standard deviation of the noise at t: sqrt(1-alpha_bar), the difference taken in float64"
+    check_schedule(alpha_bar)
     return schedule(lambda t: (1-alpha_bar(t)).sqrt())(t)
 
 def add_noise(
@@ -175,6 +205,7 @@ def add_noise(
     "The forward process: sqrt(alpha_bar)·x0 + sqrt(1-alpha_bar)·eps, one time per sentence"
     if eps.shape != x0.shape:
         raise ValueError(f'eps has shape {tuple(eps.shape)} but x0 has {tuple(x0.shape)}; they must be equal')
+    check_schedule(alpha_bar)
     signal = schedule(lambda t: alpha_bar(t).sqrt())(t)
     return match(signal, x0)*x0 + match(sigma(t, alpha_bar), x0)*eps
 
@@ -184,6 +215,7 @@ def log_snr(
     alpha_bar:Callable, # the schedule
 ) -> Tensor:            # like t, nats; +inf where alpha_bar is 1
     "Logarithm of the signal-to-noise ratio alpha_bar/(1-alpha_bar), computed in float64"
+    check_schedule(alpha_bar)
     return schedule(lambda t: torch.logit(alpha_bar(t)))(t)
 
 # %% ../nbs/lib/20_schedules.ipynb #8b60b506
@@ -192,7 +224,8 @@ def rescale(
     F:float,            # factor on the standard deviation of the noise, > 0; 1 changes nothing
 ) -> Callable:          # alpha_bar(t), as all schedules
     "The variance-preserving schedule whose signal-to-noise ratio is that of `alpha_bar` divided by F² [Gao 2024]"
-    if F <= 0: raise ValueError(f'F must be positive, got {F}')
+    check_number('F', F, above=True)
+    check_schedule(alpha_bar)
     def rescaled(t):
         a = alpha_bar(t)
         return a / (F**2 - (F**2-1)*a)
@@ -215,6 +248,8 @@ def posterior(
     ab_s:Tensor|float, # the same at s < t, so at least ab_t
 ) -> tuple:            # mean (B,L,D) and variance, () or (B,1,1)
     "Mean and variance of q(x_s | x_t, x0); at ab_s = 1 the mean is x0_hat itself and the variance 0"
+    if not all(isinstance(a, Tensor) for a in (ab_t, ab_s)) and not 0 <= ab_t <= ab_s <= 1 > ab_t:
+        raise ValueError(f'ab_t must be below 1 and at most ab_s, that at the cleaner time, got {ab_t} and {ab_s}')
     to_x0, to_x_t, variance = (match(w, x_t) for w in posterior_weights(ab_t, ab_s))
     return to_x0*x0_hat + to_x_t*x_t, variance
 
@@ -249,3 +284,16 @@ def mask_exponential(
     return torch.expm1(-3*(1-t)) / math.expm1(-3)
 
 MASK_SCHEDULES = dict(linear=mask_linear, log_linear=mask_log_linear, cosine=mask_cosine, exponential=mask_exponential)
+
+# %% ../nbs/lib/20_schedules.ipynb #fc7d7af3
+def check_same_schedule(
+    denoiser:Callable,  # a model whose head may have a schedule of its own, as one that predicts noise
+    alpha_bar:Callable, # the schedule under which it is used
+) -> Callable:          # `alpha_bar`
+    "A ValueError if a model's head would undo another noise than the one that is added"
+    own = getattr(getattr(denoiser, 'head', None), 'alpha_bar', alpha_bar)
+    if own is alpha_bar: return alpha_bar
+    t = torch.linspace(.1, .9, 9, dtype=torch.float64)
+    if torch.allclose(own(t), alpha_bar(t), rtol=1e-4, atol=1e-12): return alpha_bar
+    raise ValueError(f'alpha_bar must be the schedule under which the model predicts noise, {own.__name__}, got '
+                     f'{alpha_bar.__name__}')

@@ -10,8 +10,8 @@ import random
 import torch
 from torch import Tensor
 from .judges import teacher_nll, teacher_sample
-from .metrics import (check_count, counted, diversity, form_scores, is_word, novelty, oracle_scores,
-                                   word_rows)
+from .arguments import check_count, check_tokens
+from .metrics import (counted, diversity, form_scores, is_word, novelty, oracle_scores, word_rows)
 from .ngrams import NGram
 from .progress import stage
 
@@ -24,7 +24,7 @@ def evaluate(
     n:int=512,        # the first n rows are scored
 ) -> dict[str,float]: # one row of a table
     "Everything that is known about a sample, in plain floats"
-    ids = ids[:check_count('n', n)].to(corpus.train.device, torch.long)
+    ids = check_tokens(ids, whole=False)[:check_count('n', n)].to(corpus.train.device, torch.long)
     if not len(ids): raise ValueError('there are no samples to evaluate: ids has no rows')
     if ids.min() < 0 or ids.max() >= corpus.vocab_size or (ids == corpus.mask_id).any():
         raise ValueError(f'ids must be tokens from 0 to {corpus.vocab_size-1}, got {ids.min()} to {ids.max()} '

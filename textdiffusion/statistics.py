@@ -10,6 +10,7 @@ __all__ = ['t_quantile', 'Estimate', 'interval', 'values_by_seed', 'estimate', '
 import math
 from statistics import fmean, stdev
 from typing import NamedTuple
+from .arguments import check_number
 
 # %% ../nbs/lib/66_statistics.ipynb #399c2786
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, # 97.5 % quantiles of
@@ -20,7 +21,8 @@ def t_quantile(
     df:int, # degrees of freedom, one less than the number of seeds; at least 1
 ) -> float: # how many standard errors a 95 % interval reaches to either side
     "97.5 % quantile of Student's t; above 30 degrees of freedom that of 30, up to 4 % too wide and never too narrow"
-    if df < 1: raise ValueError(f'df must be at least 1, one less than the number of seeds, got {df}')
+    if type(df) is not int or df < 1:
+        raise ValueError(f'df must be at least 1, one less than the number of seeds, got {df}')
     return _T_975[min(df, 30) - 1]
 
 # %% ../nbs/lib/66_statistics.ipynb #fef7de21
@@ -35,7 +37,8 @@ def interval(
     values,     # an iterable, one number per seed
 ) -> Estimate:  # sd nan and half inf with fewer than two; all nan where one is nan
     "Mean, standard deviation and 95 % interval of Student's t, see `t_quantile`"
-    v = [float(x) for x in values]
+    try: v = [float(x) for x in values]
+    except (TypeError, ValueError): raise TypeError(f'values must be numbers, one per seed, got {values!r}') from None
     n, mean = len(v), fmean(v) if v else math.nan
     sd = stdev(v) if n > 1 and math.isfinite(mean) else math.nan
     half = t_quantile(n-1)*sd/n**.5 if n > 1 else math.inf
@@ -91,6 +94,7 @@ def above(
     bar:float,  # what was believed
 ) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
     "Whether it lies above a bar"
+    check_number('bar', bar, -math.inf)
     return g.mean > bar if abs(g.mean - bar) >= g.half else None
 
 def below(
@@ -98,6 +102,7 @@ def below(
     bar:float,  # what was believed
 ) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
     "Whether it lies below a bar"
+    check_number('bar', bar, -math.inf)
     return g.mean < bar if abs(g.mean - bar) >= g.half else None
 
 def within(
@@ -105,6 +110,7 @@ def within(
     bar:float,  # > 0
 ) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
     "Whether it is smaller than a bar, in either direction"
+    check_number('bar', bar, above=True)
     return below(g._replace(mean=abs(g.mean)), bar)
 
 def all_hold(
@@ -122,6 +128,7 @@ def summarise(
 ):                                  # pandas DataFrame of text, one line per combination of `by`, in order of appearance
     "Mean ± standard deviation over the rows that agree in `by`; a single row has no ±"
     import pandas as pd
+    if not rows: raise ValueError('there are no rows to summarise')
     frame, by = pd.DataFrame(rows), list(by)
     if missing := [c for c in [*by, *(columns or [])] if c not in frame]:
         raise ValueError(f'no such column: {", ".join(missing)}; the rows have {", ".join(map(str, frame))}')

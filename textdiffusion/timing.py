@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 import torch
 from torch import Tensor, nn
+from .arguments import called, check_count, check_function
 from .optimizers import muon_adamw
 from .training import train_step
 
@@ -19,6 +20,10 @@ def side_by_side(
     rounds:int=10, # how often each is timed, after one call to warm up
 ) -> dict[str, list[float]]: # name -> seconds of each round
     "Wall time of several tasks in turn, so that what else the machine does falls on all of them"
+    check_count('rounds', rounds)
+    if not isinstance(tasks, dict):
+        raise TypeError(f'tasks must be a dictionary of names and functions, got {called(tasks)}')
+    for name, task in tasks.items(): check_function(name, task, ())
     seconds = {name: [] for name in tasks}
     for _ in range(rounds + 1):
         for name, task in tasks.items():
@@ -34,6 +39,7 @@ def seconds_of(
     n:int=3,     # how often it is timed, after one call to warm up
 ) -> float:      # mean wall time of a call
     "How long a call takes here and now: for the estimate that a run prints before it starts"
+    check_function('fn', fn, ()); check_count('n', n)
     fn()
     start = time.perf_counter()
     for _ in range(n): fn()
