@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['KEEP', 'CORPORA', 'MAX_LEN', 'oracle', 'spell', 'word_rows', 'spelled_rows', 'e2e', 'wikitext2', 'tiny_shakespeare',
-           'rotten_tomatoes', 'imdb', 'own_words', 'renamed', 'own_corpus', 'cache_folder', 'cache_key', 'keep', 'kept',
-           'corpus_source', 'load_corpus']
+           'rotten_tomatoes', 'imdb', 'own_words', 'renamed', 'public_name', 'own_corpus', 'cache_folder', 'cache_key',
+           'keep', 'kept', 'corpus_source', 'load_corpus']
 
 # %% ../nbs/lib/10_corpora.ipynb #5e56f19b
 import hashlib
@@ -198,6 +198,14 @@ def renamed(
     "A corpus under the name of its file"
     name = f'own-{name}' if name in CORPORA else name
     return replace(corpus, name=name, info=corpus.info | dict(name=name))
+
+def public_name(
+    corpus:str, # a name, or the absolute path of a file or folder
+) -> str:       # as `Corpus.name`
+    "What a record calls a corpus: its name, and never where it lies"
+    if not (path := Path(corpus)).is_absolute(): return corpus
+    name = safe_name(path.name if path.is_dir() else path.stem)
+    return f'own-{name}' if name in CORPORA else name
 
 def own_corpus(
     source:Any,            # as `sources_of` takes it

@@ -10,13 +10,14 @@ __all__ = ['CONTEXT', 'stream_text', 'running_text', 'check_text', 'random_windo
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .batching import step_generator
-from .corpora import Corpus, build_stream, load_corpus
+from .corpora import CORPORA, Corpus, build_stream, load_corpus
 from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
 from .grammar import GRAMMARS
@@ -29,10 +30,10 @@ from .unmasking import canvas, categorical
 # %% ../nbs/lib/73_streams.ipynb #883664c1
 def stream_text(
     corpus,
-    lines:int|None=None, # sentences of an artificial language in each split; None = all
+    lines:int|None=None, # sentences in each split; None = all
 ) -> dict:               # split -> one long text
     "The text of a corpus as one stream"
-    if corpus.grammar: return {split: '\n'.join(texts[:lines]) + '\n' for split, texts in corpus.text.items()}
+    if corpus.eos_id is not None: return {split: '\n'.join(texts[:lines]) + '\n' for split, texts in corpus.text.items()}
     return {split: ''.join(texts) for split, texts in corpus.text.items()}
 
 def running_text(
@@ -40,19 +41,22 @@ def running_text(
     seq_len:int,                       # L, tokens in a block
     tokenizer:Callable=char_tokenizer, # texts -> tokenizer
     data_dir:str|None=None,            # folder of the real corpora
-    lines:int|None=None,               # as in `stream_text`
+    lines:int|None=None,               # sentences of an artificial language, as in `stream_text`
+    column:str|None=None,              # of your own table
 ) -> Corpus:                           # without BOS, EOS and padding
     "A corpus as one stream of tokens, cut into blocks"
-    if name not in GRAMMARS: return load_corpus(name, seq_len, tokenizer, data_dir)
-    about = dict(source='oracle', licence='Apache-2.0', note='one sentence a line')
-    return build_stream(name, stream_text(load_corpus(name), lines), tokenizer, seq_len, **about)
+    if name in GRAMMARS or Path(name).suffix == '.grammar':
+        language, about = load_corpus(name), dict(source='oracle', licence='Apache-2.0', note='one sentence a line')
+        return build_stream(language.name, stream_text(language, lines), tokenizer, seq_len, **about)
+    own = dict(column=column, running=True) if name not in CORPORA else dict(column=column)
+    return load_corpus(name, seq_len, tokenizer, data_dir, **own)
 
 # %% ../nbs/lib/73_streams.ipynb #1b447241
 CONTEXT = 16 # characters that are given, as many as tiny-diffusion never masks
 
 def check_text(cfg, corpus) -> None:
     "Refuse a corpus of sentences, blocks without room behind the context, and more samples than there are blocks"
-    if corpus.eos_id is not None and not corpus.grammar:
+    if corpus.eos_id is not None and corpus.info['source'] not in ('oracle', 'file'):
         raise ValueError(f'corpus: this entry needs running text, and {corpus.name} is made of sentences; choose '
                          f'tiny_shakespeare, wikitext2, {", ".join(GRAMMARS)}')
     if cfg.seq_len <= CONTEXT:
