@@ -10,18 +10,18 @@ __all__ = ['CONTEXT', 'stream_text', 'running_text', 'check_text', 'random_windo
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .arguments import called, check_count, check_rows, check_tokens
 from .batching import step_generator
-from .corpora import Corpus, build_stream, load_corpus
+from .corpora import CORPORA, Corpus, build_stream, load_corpus
 from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
-from .grammar import GRAMMARS, is_grammar
-from .metrics import characters, unigram_entropy
+from .grammar import GRAMMARS
+from .metrics import unigram_entropy
 from .models import CausalLM
 from .ngrams import NGram
 from .sampling import evaluating
@@ -30,10 +30,10 @@ from .unmasking import canvas, categorical
 # %% ../nbs/lib/73_streams.ipynb #883664c1
 def stream_text(
     corpus,
-    lines:int|None=None, # sentences of an artificial language in each split; None = all
+    lines:int|None=None, # sentences in each split; None = all
 ) -> dict:               # split -> one long text
     "The text of a corpus as one stream"
-    if corpus.grammar: return {split: '\n'.join(texts[:lines]) + '\n' for split, texts in corpus.text.items()}
+    if corpus.eos_id is not None: return {split: '\n'.join(texts[:lines]) + '\n' for split, texts in corpus.text.items()}
     return {split: ''.join(texts) for split, texts in corpus.text.items()}
 
 def running_text(
@@ -41,22 +41,24 @@ def running_text(
     seq_len:int,                       # L, tokens in a block
     tokenizer:Callable=char_tokenizer, # texts -> tokenizer
     data_dir:str|None=None,            # folder of the real corpora
-    lines:int|None=None,               # as in `stream_text`
+    lines:int|None=None,               # sentences of an artificial language, as in `stream_text`
+    column:str|None=None,              # of your own table
 ) -> Corpus:                           # without BOS, EOS and padding
     "A corpus as one stream of tokens, cut into blocks"
-    if not is_grammar(name): return load_corpus(name, seq_len, tokenizer, data_dir)
-    corpus = load_corpus(name)
-    about = {k: corpus.info[k] for k in ('source', 'licence', 'grammar') if k in corpus.info}
-    return build_stream(corpus.name, stream_text(corpus, lines), tokenizer, seq_len, **about, note='one sentence a line')
+    if name in GRAMMARS or Path(name).suffix == '.grammar':
+        language, about = load_corpus(name), dict(source='oracle', licence='Apache-2.0', note='one sentence a line')
+        return build_stream(language.name, stream_text(language, lines), tokenizer, seq_len, **about)
+    own = dict(column=column, running=True) if name not in CORPORA else dict(column=column)
+    return load_corpus(name, seq_len, tokenizer, data_dir, **own)
 
 # %% ../nbs/lib/73_streams.ipynb #1b447241
 CONTEXT = 16 # characters that are given, as many as tiny-diffusion never masks
 
 def check_text(cfg, corpus) -> None:
     "Refuse a corpus of sentences, blocks without room behind the context, and more samples than there are blocks"
-    if corpus.eos_id is not None and not corpus.grammar:
+    if corpus.eos_id is not None and corpus.info['source'] not in ('oracle', 'file'):
         raise ValueError(f'corpus: this entry needs running text, and {corpus.name} is made of sentences; choose '
-                         f'tiny_shakespeare, wikitext2, {", ".join(GRAMMARS)} or a .grammar file of your own')
+                         f'tiny_shakespeare, wikitext2, {", ".join(GRAMMARS)}')
     if cfg.seq_len <= CONTEXT:
         raise ValueError(f'seq_len must be above the {CONTEXT} given characters, not {cfg.seq_len}')
     held = len(stream_text(corpus, cfg.lines)['test']) // cfg.seq_len
@@ -72,9 +74,6 @@ def random_windows(
     seed=0,
 ) -> Tensor:        # (B,L) int64
     "Windows that begin anywhere, a pure function of the step"
-    check_count('batch_size', batch_size)
-    if len(stream) < seq_len:
-        raise ValueError(f'a text of {len(stream):,} tokens is too short for windows of {seq_len}')
     starts = torch.randint(len(stream)-seq_len+1, (batch_size,), generator=step_generator(seed, step))
     return stream[(starts[:, None] + torch.arange(seq_len)).to(stream.device)]
 
@@ -105,8 +104,6 @@ def text_nll(
     draws:int=16,  # masks per row
 ) -> Tensor:       # (n,) float64 nats per row
     "What the rest of each row costs: exact for an autoregressive model, else the bound"
-    if not 0 <= context < ids.shape[1]:
-        raise ValueError(f'context must be from 0 to {ids.shape[1]-1}, below the tokens of a row, got {context}')
     if not isinstance(model, CausalLM):
         return masked_nelbo(model, ids, mask_id, draws=draws, keep=torch.arange(ids.shape[1]) < context)
     with evaluating(model):
@@ -120,9 +117,6 @@ def write(
     generator:torch.Generator|None=None, # of the draws
 ) -> Tensor:    # (B,L) tokens
     "Text drawn from left to right, one call per token"
-    if not isinstance(model, CausalLM): raise TypeError(f'write needs a CausalLM, got {called(model)}')
-    if length <= check_tokens(ids).shape[1]:
-        raise ValueError(f'length must be above the {ids.shape[1]} tokens that are there, got {length}')
     start = model.config.vocab_size - 1
     while ids.shape[1] < length:
         logits = model(F.pad(ids, (1, 0), value=start))[:, -1, :start]
@@ -170,13 +164,11 @@ def nll_row(
     draws:int=16,  # masks per row
 ) -> dict:         # for each column nats per character and their standard error; bits where there is a column nats
     "What rows of held-out text cost"
-    if corpus.eos_id is not None:
-        raise ValueError(f'nll_row prices running text, and {corpus.name} is made of sentences; nll_rates prices these')
-    row = dict(blocks=len(check_rows(rows, 'rows')))
+    row = dict(blocks=len(rows))
     for column, context in contexts.items():
         nats = text_nll(model, rows, corpus.mask_id, context, draws)
-        letters = characters(rows[:, context:], corpus)
-        row |= {column: nats.sum().item()/letters, f'{column}_se': nats.std().item()*len(rows)**.5/letters}
+        characters = sum(map(len, corpus.decode(rows[:, context:])))
+        row |= {column: nats.sum().item()/characters, f'{column}_se': nats.std().item()*len(rows)**.5/characters}
     return row | (dict(bits=row['nats']/math.log(2)) if 'nats' in row else {})
 
 def untrained_rows(
@@ -184,7 +176,6 @@ def untrained_rows(
     n:int,  # blocks
 ) -> list:  # rows of a blind guess among the characters that occur, and of 1-, 3- and 5-gram models
     "What held-out blocks cost without training: nats and bits per character, from nothing and given 16"
-    check_count('n', n)
     blind = math.log(len(set(corpus.text['train'][0])))
     rows = [dict(arm='blind guess', nats=blind, given=blind)]
     for k in (1, 3, 5):
