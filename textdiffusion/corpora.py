@@ -243,7 +243,8 @@ def oracle(
     note = 'train is a fixed reference sample; batches are drawn fresh' + ('' if tokenizer is None
                                                                            else '; L is what the three samples need')
     ours = name in GRAMMARS
-    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence='Apache-2.0' if ours else 'its own',
+    licence = 'Apache-2.0' if ours else 'its own'
+    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence=licence,
                            encoding=dict(found=0, repaired=0), note=note)
     return corpus if ours else replace(corpus, info=corpus.info | dict(grammar=grammar.fingerprint()))
 

@@ -60,8 +60,9 @@ def _two_ways(grammar, one, other):
         left += reversed(a)
     written = [tuple(re.sub(r':\d+$', '#', s) for s in rhs) for rhs in (a, b)]    # before repeats were spelled out
     where = ' and '.join(dict.fromkeys(places[symbol, rhs] for rhs in written))
-    return (f"{where}: ambiguous: '{' '.join(arc.word for arc in one)}' can be derived in two ways, by two alternatives "
-            f"of <{symbol}>; expected one way for every sentence")
+    sentence = ' '.join(arc.word for arc in one)
+    return (f"{where}: ambiguous: '{sentence}' can be derived in two ways, by two alternatives of <{symbol}>; "
+            f"expected one way for every sentence")
 
 # %% ../nbs/lib/07_grammar.ipynb #48f3822a
 def path(

@@ -46,7 +46,8 @@ def running_text(
     if not is_grammar(name): return load_corpus(name, seq_len, tokenizer, data_dir)
     corpus = load_corpus(name)
     about = {k: corpus.info[k] for k in ('source', 'licence', 'grammar') if k in corpus.info}
-    return build_stream(corpus.name, stream_text(corpus, lines), tokenizer, seq_len, **about, note='one sentence a line')
+    about |= dict(note='one sentence a line')
+    return build_stream(corpus.name, stream_text(corpus, lines), tokenizer, seq_len, **about)
 
 # %% ../nbs/lib/73_streams.ipynb #1b447241
 CONTEXT = 16 # characters that are given, as many as tiny-diffusion never masks
