@@ -88,9 +88,6 @@ def test_a_name_that_is_none_and_a_file_that_is_not_there(tmp_path):
     (tmp_path/'folder.grammar').mkdir()
     for name in ('gone.grammar', 'folder.grammar'):
         with pytest.raises(FileNotFoundError, match='there is no such file'): load_grammar(tmp_path/name)
-    (tmp_path/'e2e.grammar').write_text('<Text> = a b', 'utf-8')
-    with pytest.raises(ValueError, match='e2e is the name of a corpus of the library; give the file another name'):
-        load_corpus(str(tmp_path/'e2e.grammar'))
 
 def test_a_command_refuses_a_bad_grammar_before_anything_is_written(tmp_path):
     bad = tmp_path/'joke.grammar'

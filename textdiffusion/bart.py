@@ -147,7 +147,8 @@ def own_corpus(
     "The corpus of a run: in the tokens of `base_model`, or in byte pairs where it is WikiText-2"
     pieces = partial(bpe_tokenizer, vocab_size=cfg.vocab_size) if cfg.corpus == 'wikitext2' else None
     data_dir = getattr(cfg, 'data_dir', None) or None
-    return load_corpus(cfg.corpus, cfg.seq_len, tokenizer=cfg.base_model or pieces, data_dir=data_dir)
+    return load_corpus(cfg.corpus, cfg.seq_len, tokenizer=cfg.base_model or pieces, data_dir=data_dir,
+                       column=getattr(cfg, 'column', None))
 
 def check_base(cfg) -> None:
     "Raise a ValueError where `base_model` is no BART, or does not fit its tokenizer and the window"

@@ -130,7 +130,8 @@ def start(
 ) -> None:
     "Give a run its text as a stream; say what will be done with these arms, and how long that takes here"
     cfg, mine = run.cfg, [arms[a] for a in run.cfg.arms]
-    run.corpus = running_text(cfg.corpus, cfg.seq_len, data_dir=cfg.data_dir or None, lines=cfg.lines).to(run.device)
+    run.corpus = running_text(cfg.corpus, cfg.seq_len, data_dir=cfg.data_dir or None, lines=cfg.lines,
+                              column=getattr(cfg, 'column', None)).to(run.device)
     loss_fn, batch = mine[0].loss(run.corpus.mask_id, **mine[0].how), run.corpus.train[:cfg.batch_size]
     per_step = training_seconds(new_model(run, mine[0], run.corpus), loss_fn, batch, mine[0].optimizer(cfg))
     steps = cfg.seeds*sum(getattr(cfg, a.steps) for a in mine)

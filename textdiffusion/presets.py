@@ -102,12 +102,11 @@ def model_name(
 def corpus_name(
     name:str, # of the parameter
     value:Any, # to be checked
-) -> str: # a key of CORPORA, or the absolute path of a file
-    "The name of a corpus that can be loaded, or the path of a .grammar file"
-    from textdiffusion.corpora import CORPORA
-    if isinstance(value, str) and value.endswith('.grammar') and (path := _expanded(name, value)).is_file():
-        return str(path.resolve())
-    return one_of(name, value, CORPORA)
+) -> str: # a key of CORPORA, or the absolute path of a file or folder
+    "The name of a corpus that can be loaded, or where your own text lies"
+    from textdiffusion.corpora import corpus_source
+    found = corpus_source(str(value))
+    return found if isinstance(found, str) else str(found.resolve())
 
 def schedule_name(
     name:str, # of the parameter

@@ -170,7 +170,8 @@ def text_of(cfg) -> Any: # Corpus, in the tokens of `base_model`, or in byte pai
     pieces = partial(bpe_tokenizer, vocab_size=cfg.vocab_size)
     if cfg.base_model and len(pieces := resolve_tokenizer(cfg.base_model, ())) < 100:
         raise ValueError('base_model comes without a tokenizer: give a folder that holds one beside the weights')
-    text = load_corpus(cfg.corpus, cfg.seq_len, tokenizer=pieces, data_dir=cfg.data_dir or None)
+    text = load_corpus(cfg.corpus, cfg.seq_len, tokenizer=pieces, data_dir=cfg.data_dir or None,
+                       column=getattr(cfg, 'column', None))
     if text.eos_id is None and not cfg.base_model: text.tokenizer.eos_token = 'Ċ'
     return text
 

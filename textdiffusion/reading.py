@@ -256,7 +256,8 @@ def command_of(
     given = {k: v for k, v in record['parameters'].items() if k in default and v != default[k] and k != 'corpus'}
     written = {k: ','.join(map(str, v)) if isinstance(v, list) else v for k, v in given.items()}
     usual = presets.get(record['preset'], {}).get('corpus')
-    corpus = f" --corpus {record['corpus']}" if record['corpus'] != usual else ''
+    own = record.get('corpus_info', {}).get('source') == 'file'
+    corpus = f" --corpus {'FILE' if own else record['corpus']}" if record['corpus'] != usual else ''
     start = f"textdiffusion run {record['entry']} --preset {record['preset']}{corpus}"
     return start + ''.join(f' -p {k} {v}' for k, v in written.items())
 

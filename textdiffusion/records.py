@@ -85,11 +85,12 @@ def folder_hash(
 def public_parameters(
     cfg:SimpleNamespace, # from `settle`
 ) -> dict: # parameter -> value, those that are set
-    "The parameters that may be written down: no `data_dir`, and of a local `base_model` a fingerprint"
+    "The parameters that may be written down: no path; of a local `base_model` a fingerprint, of your own text its name"
+    from textdiffusion.corpora import public_name
     known = {k: v for k, v in vars(cfg).items() if k != 'data_dir' and not is_empty(v)}
-    if Path(known.get('corpus', '.')).is_absolute(): known['corpus'] = Path(known['corpus']).stem
     base = known.get('base_model', '.')
     if Path(base).is_absolute(): known['base_model'] = f'local, {folder_hash(base)[:12]}'
+    if 'corpus' in known: known['corpus'] = public_name(known['corpus'])
     return plain(dict(sorted(known.items())), 'parameters')
 
 # %% ../nbs/lib/82_records.ipynb #de80e726
@@ -184,8 +185,8 @@ class Run(Workplace):
     def corpus(self):
         "The corpus, loaded when it is first asked for, on the device of the run"
         from textdiffusion.corpora import load_corpus
-        seq_len, data_dir = getattr(self.cfg, 'seq_len', None), getattr(self.cfg, 'data_dir', None) or None
-        return load_corpus(self.cfg.corpus, seq_len, data_dir=data_dir).to(self.device)
+        known = {k: getattr(self.cfg, k, None) or None for k in ('seq_len', 'data_dir', 'column')}
+        return load_corpus(self.cfg.corpus, **known).to(self.device)
 
     @cached_property
     def device(self):
@@ -194,11 +195,14 @@ class Run(Workplace):
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
 
     def announce(self, steps:int, seconds:float) -> None:
-        "Print what this run is: preset, corpus and kind of source, device, threads, planned steps, estimated time"
+        "Print what this run is: preset, corpus, device, threads, planned steps, estimated time; and what was read"
         import torch
+        info = self.corpus.info
         corpus = f"{self.corpus.name} (source: {self.corpus.info['source']})"
         print(f'preset {self.cfg.preset} · corpus {corpus} · {device_name()} · threads {torch.get_num_threads()} · '
-              f'{steps:,} planned steps · about {duration(seconds)}', flush=True)
+              f'{steps:,} planned steps · about {duration(seconds)}')
+        print(f"text: {info['wrap']}, L={info['L']}, V={info['V']:,} · cut {info['cut']['train']:.1%} · unknown words "
+              f"{info['oov']['test']:.1%} of test · fingerprint {info['fingerprint']}", flush=True)
 
     def each_arm(self, fn:Callable) -> dict:
         "'arm-seed' -> `fn(arm, seed)`, for every arm, seed by seed"
@@ -241,8 +245,8 @@ def begin(
         shown = read_record(Path(path))
         if shown['entry'] == entry:
             from textdiffusion.corpora import CORPORA
-            named = dict(corpus=shown['corpus']) if shown['corpus'] in CORPORA else {} # else it was a file
-            settled = vars(settle(presets, preset=shown['preset'], **named))
+            known = shown['corpus'] if shown['corpus'] in CORPORA else None      # a reader's own text is not at hand
+            settled = vars(settle(presets, preset=shown['preset'], corpus=known))
             return Run(entry=entry, cfg=SimpleNamespace(**settled | shown['parameters']), shown=shown)
     cfg, folder = settle(presets, choices=choices, **given), os.environ.get('TEXTDIFFUSION_RUN')
     if not folder: return Run(entry=entry, cfg=cfg)

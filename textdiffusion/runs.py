@@ -73,7 +73,7 @@ def prepare(
     cfg = settle(module.PRESETS, choices=choices | getattr(module, 'CHOICES', {}), **given)
     for slot in read_pins(root).get(entry.name, dict(pins={}))['pins']: pinned(entry.name, *slot.split(' ', 1), root)
     from textdiffusion.corpora import load_corpus
-    corpus = load_corpus(cfg.corpus, seq_len=getattr(cfg, 'seq_len', None), data_dir=getattr(cfg, 'data_dir', None))
+    corpus = load_corpus(cfg.corpus, **{k: getattr(cfg, k, None) for k in ('seq_len', 'data_dir', 'column')})
     if hasattr(module, 'check'): module.check(SimpleNamespace(**dict.fromkeys(known) | vars(cfg)), corpus)
     told = {k: getattr(cfg, k) for k in ['preset', *given] if k in known}
     return Plan(entry, cfg, told, run_key(entry, cfg, corpus, root), root)
@@ -301,7 +301,7 @@ def run(
 ) -> Path: # the page
     "Check, execute, record, publish and render one entry; a run that was killed goes on where it stopped"
     plan = prepare(name, params or {}, root)
-    private = tuple(p for k in ('data_dir', 'base_model', 'corpus') if Path(p := getattr(plan.cfg, k, None) or '').is_absolute())
+    private = tuple(p for k in ('corpus', 'data_dir', 'base_model') if Path(p := getattr(plan.cfg, k, None) or '').is_absolute())
     with working_folder(plan) as folder:
         again = ', where an earlier attempt stopped' if (folder/'attempts.txt').exists() else ''
         print(f'{plan.entry.name} works in {folder.relative_to(plan.root)}{again}', flush=True)

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .batching import step_generator
-from .corpora import Corpus, build_stream, load_corpus
+from .corpora import CORPORA, Corpus, build_stream, load_corpus
 from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
 from .grammar import GRAMMARS, is_grammar
@@ -29,10 +29,10 @@ from .unmasking import canvas, categorical
 # %% ../nbs/lib/73_streams.ipynb #883664c1
 def stream_text(
     corpus,
-    lines:int|None=None, # sentences of an artificial language in each split; None = all
+    lines:int|None=None, # sentences in each split; None = all
 ) -> dict:               # split -> one long text
     "The text of a corpus as one stream"
-    if corpus.grammar: return {split: '\n'.join(texts[:lines]) + '\n' for split, texts in corpus.text.items()}
+    if corpus.eos_id is not None: return {split: '\n'.join(texts[:lines]) + '\n' for split, texts in corpus.text.items()}
     return {split: ''.join(texts) for split, texts in corpus.text.items()}
 
 def running_text(
@@ -40,21 +40,24 @@ def running_text(
     seq_len:int,                       # L, tokens in a block
     tokenizer:Callable=char_tokenizer, # texts -> tokenizer
     data_dir:str|None=None,            # folder of the real corpora
-    lines:int|None=None,               # as in `stream_text`
+    lines:int|None=None,               # sentences of an artificial language, as in `stream_text`
+    column:str|None=None,              # of your own table
 ) -> Corpus:                           # without BOS, EOS and padding
     "A corpus as one stream of tokens, cut into blocks"
-    if not is_grammar(name): return load_corpus(name, seq_len, tokenizer, data_dir)
-    corpus = load_corpus(name)
-    about = {k: corpus.info[k] for k in ('source', 'licence', 'grammar') if k in corpus.info}
-    about |= dict(note='one sentence a line')
-    return build_stream(corpus.name, stream_text(corpus, lines), tokenizer, seq_len, **about)
+    if is_grammar(name):
+        language = load_corpus(name)
+        about = {k: language.info[k] for k in ('source', 'licence', 'grammar') if k in language.info}
+        about |= dict(note='one sentence a line')
+        return build_stream(language.name, stream_text(language, lines), tokenizer, seq_len, **about)
+    own = dict(column=column, running=True) if name not in CORPORA else dict(column=column)
+    return load_corpus(name, seq_len, tokenizer, data_dir, **own)
 
 # %% ../nbs/lib/73_streams.ipynb #1b447241
 CONTEXT = 16 # characters that are given, as many as tiny-diffusion never masks
 
 def check_text(cfg, corpus) -> None:
     "Refuse a corpus of sentences, blocks without room behind the context, and more samples than there are blocks"
-    if corpus.eos_id is not None and not corpus.grammar:
+    if corpus.eos_id is not None and corpus.info['source'] not in ('oracle', 'file'):
         raise ValueError(f'corpus: this entry needs running text, and {corpus.name} is made of sentences; choose '
                          f'tiny_shakespeare, wikitext2, {", ".join(GRAMMARS)} or a .grammar file of your own')
     if cfg.seq_len <= CONTEXT:

@@ -82,7 +82,9 @@ def text_of(run, name): # of an arm: the run's own, or the same in word pieces
     "The text that an arm sees"
     if not name.startswith('pieces'): return run.corpus
     cfg, pieces = run.cfg, partial(bpe_tokenizer, vocab_size=run.cfg.pieces)
-    def cut(L): return running_text(cfg.corpus, L, pieces, cfg.data_dir or None, cfg.lines).to(run.device)
+    def cut(L):
+        column = getattr(cfg, 'column', None)
+        return running_text(cfg.corpus, L, pieces, cfg.data_dir or None, cfg.lines, column).to(run.device)
     long = cut(cfg.seq_len)
     return cut(round(cfg.seq_len/per_piece(long))) if name == 'pieces-short' else long
 
