@@ -41,9 +41,9 @@ def test_all_slots_are_used(grammar):
 
 
 def test_building_is_fast_and_cached(grammar):
-    start = time.perf_counter()
+    start = time.process_time()
     Grammar(grammar.name, read_rules(GRAMMARS[grammar.name].read_text('utf-8')))
-    assert time.perf_counter() - start < 1
+    assert time.process_time() - start < 1
     assert load_grammar(grammar.name) is grammar
 
 

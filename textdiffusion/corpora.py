@@ -33,14 +33,15 @@ from .tokenizing import (SPECIALS, bpe_tokenizer, char_tokenizer, encode, list_t
 
 # %% ../nbs/lib/10_corpora.ipynb #f72fc5bf
 def oracle(
-    name:str,                    # of the grammar
+    name:str|Path|Grammar,       # a grammar, its name, or the path of a .grammar file
     seq_len:int|None=None,       # L, at least the longest sentence + 2; None for just that
     tokenizer:Any=None,          # whatever `resolve_tokenizer` takes; None for one token per word
     data_dir:str|Path|None=None, # must be None: the language needs no data
 ) -> Corpus:                     # with `grammar` and fresh batches
     "An oracle language: training batches drawn fresh, three fixed samples"
-    if data_dir: raise ValueError(f'{name} is drawn from a grammar and reads no files; leave data_dir out.')
-    grammar = load_grammar(name)
+    if data_dir: raise ValueError(f'{name} is drawn from a grammar and needs no data; leave data_dir out.')
+    grammar = name if isinstance(name, Grammar) else load_grammar(name)
+    name = grammar.name
     drawn = {split: grammar.draw(n, torch.Generator().manual_seed(i))
              for i, (split, n) in enumerate([('train', 20_000), ('valid', 2_000), ('test', 2_000)])}
     text = {split: spell(grammar, words) for split, words in drawn.items()}
@@ -57,9 +58,11 @@ def oracle(
                     grammar=grammar, fresh=lambda n, generator: rows(grammar.draw(n, generator)))
     note = 'train is a fixed reference sample; batches are drawn fresh' + ('' if tokenizer is None
                                                                            else '; L is what the three samples need')
-    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence='Apache-2.0',
+    ours = name in GRAMMARS
+    licence = 'Apache-2.0' if ours else 'its own'
+    corpus.info = describe(corpus, dict.fromkeys(text, 0.), source='oracle', licence=licence,
                            encoding=dict(found=0, repaired=0), note=note)
-    return corpus
+    return corpus if ours else replace(corpus, info=corpus.info | dict(grammar=grammar.fingerprint()))
 
 # %% ../nbs/lib/10_corpora.ipynb #13daab37
 def spell(

@@ -52,7 +52,7 @@ def _weight(token, at):
     try: weight = float(token[1:-1])
     except ValueError: weight = 0.
     if 1e-9 <= weight <= 1e9: return weight
-    raise ValueError(f'{at}: the weight {token} is no positive number; write one from 1e-9 to 1e9, such as [3] or [.25]')
+    raise ValueError(f'{at}: the weight {token} is no positive number; write one from 1e-9 to 1e9, such as [3]')
 
 # %% ../nbs/lib/00_rules.ipynb #600d8356
 # symbol -> its alternatives: (probability, what the symbol is rewritten to), where words have a slash

@@ -10,7 +10,6 @@ __all__ = ['CONTEXT', 'stream_text', 'running_text', 'check_text', 'random_windo
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -20,7 +19,7 @@ from .batching import step_generator
 from .corpora import CORPORA, Corpus, build_stream, load_corpus
 from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
-from .grammar import GRAMMARS
+from .grammar import GRAMMARS, is_grammar
 from .metrics import unigram_entropy
 from .models import CausalLM
 from .ngrams import NGram
@@ -45,8 +44,10 @@ def running_text(
     column:str|None=None,              # of your own table
 ) -> Corpus:                           # without BOS, EOS and padding
     "A corpus as one stream of tokens, cut into blocks"
-    if name in GRAMMARS or Path(name).suffix == '.grammar':
-        language, about = load_corpus(name), dict(source='oracle', licence='Apache-2.0', note='one sentence a line')
+    if is_grammar(name):
+        language = load_corpus(name)
+        about = {k: language.info[k] for k in ('source', 'licence', 'grammar') if k in language.info}
+        about |= dict(note='one sentence a line')
         return build_stream(language.name, stream_text(language, lines), tokenizer, seq_len, **about)
     own = dict(column=column, running=True) if name not in CORPORA else dict(column=column)
     return load_corpus(name, seq_len, tokenizer, data_dir, **own)
@@ -58,7 +59,7 @@ def check_text(cfg, corpus) -> None:
     "Refuse a corpus of sentences, blocks without room behind the context, and more samples than there are blocks"
     if corpus.eos_id is not None and corpus.info['source'] not in ('oracle', 'file'):
         raise ValueError(f'corpus: this entry needs running text, and {corpus.name} is made of sentences; choose '
-                         f'tiny_shakespeare, wikitext2, {", ".join(GRAMMARS)}')
+                         f'tiny_shakespeare, wikitext2, {", ".join(GRAMMARS)} or a .grammar file of your own')
     if cfg.seq_len <= CONTEXT:
         raise ValueError(f'seq_len must be above the {CONTEXT} given characters, not {cfg.seq_len}')
     held = len(stream_text(corpus, cfg.lines)['test']) // cfg.seq_len
