@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['SPECIALS', 'MASK', 'WORDS', 'LONG', 'CUT', 'finish_tokenizer', 'list_tokenizer', 'pieces', 'word_tokenizer',
-           'char_tokenizer', 'bpe_tokenizer', 'resolve_tokenizer', 'special_ids', 'as_text', 'marks', 'encode_chunks',
-           'encode', 'encode_stream', 'sentence_rows', 'block_rows']
+           'char_tokenizer', 'bpe_tokenizer', 'resolve_tokenizer', 'reads_bytes', 'special_ids', 'as_text', 'marks',
+           'encode_chunks', 'encode', 'encode_stream', 'sentence_rows', 'framed_rows', 'block_rows']
 
 # %% ../nbs/lib/08_tokenizing.ipynb #c89d70f9
 import json
@@ -119,17 +119,25 @@ def resolve_tokenizer(
     return tokenizer
 
 # %% ../nbs/lib/08_tokenizing.ipynb #087e0f71
+def reads_bytes(
+    tokenizer:Any, # PreTrainedTokenizerFast
+) -> bool:         # whether it can read any text, so that no word is unknown to it
+    "Whether a tokenizer works on bytes: byte-level pieces, or bytes where a piece is missing"
+    spec = json.loads(tokenizer.backend_tokenizer.to_str())
+    return '"ByteLevel"' in json.dumps(spec['pre_tokenizer']) or bool(spec['model'].get('byte_fallback'))
+
 def special_ids(
     tokenizer:Any,           # PreTrainedTokenizerFast
     running:bool,            # running text needs no BOS and EOS
-) -> dict[str, int|None]:    # ids of pad, unk, bos, eos (None on running text) and mask
+) -> dict[str, int|None]:    # ids of pad, unk (None on bytes), bos, eos (None on running text) and mask
     "The ids of the special tokens, checked; without a mask token the mask is one past the vocabulary"
     t, last = tokenizer, len(tokenizer)
     first = lambda *ids: next((i for i in ids if i is not None), None)
     ids = dict(pad=t.pad_token_id, unk=t.unk_token_id)
     ids |= dict(bos=None, eos=None) if running else dict(bos=first(t.bos_token_id, t.cls_token_id),
                                                          eos=first(t.eos_token_id, t.sep_token_id))
-    missing = [name for name, i in ids.items() if i is None and not (running and name in ('bos', 'eos'))]
+    needless = ('bos', 'eos')*running + ('unk',)*reads_bytes(tokenizer)
+    missing = [name for name, i in ids.items() if i is None and name not in needless]
     if missing:
         raise ValueError(f'the tokenizer has no {" and no ".join(missing)} token; give it one that is not used for '
                          f'anything else, for instance tokenizer.pad_token.')
@@ -219,10 +227,34 @@ def sentence_rows(
         ids[i, :len(framed)] = framed
     return torch.from_numpy(ids)
 
+def framed_rows(
+    flat:np.ndarray,        # token ids of many sentences, end to end
+    lengths:np.ndarray,     # (N,) how many each has
+    special:dict[str, int], # ids of pad, bos and eos
+    seq_len:int,            # L
+    dtype:type=np.int64,    # of the rows
+) -> Tensor:                # (N,L), as `sentence_rows`
+    "Frame and pad many sentences at once"
+    ids, ends = np.full((len(lengths), seq_len), special['pad'], dtype), np.cumsum(lengths, dtype=np.int64)
+    ids[:, 0], place = special['bos'], np.arange(seq_len)
+    for i in range(0, len(lengths), 16_384):
+        n, rows = lengths[i:i+16_384, None], ids[i:i+16_384]
+        start = ends[i] - lengths[i]
+        rows[:, 1:][place[:-1] < n] = _kept(flat[start:ends[i:i+16_384][-1]], n[:, 0], seq_len - 1)
+        rows[place == n + 1] = special['eos']
+    return torch.from_numpy(ids)
+
+def _kept(flat, lengths, most):
+    "The tokens of sentences without those that a row has no room for"
+    if lengths.max() <= most: return flat
+    at = np.arange(len(flat)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
+    return flat[at < most]
+
 def block_rows(
     stream:Sequence[int], # token ids of running text
     seq_len:int,          # L
-) -> Tensor:              # (N,L) int64; what does not fill a block is left out
+    dtype:type=np.int64,  # of the rows
+) -> Tensor:              # (N,L); what does not fill a block is left out
     "Cut one stream of tokens into blocks of L"
     whole = len(stream)//seq_len*seq_len
-    return torch.from_numpy(np.asarray(stream[:whole], dtype=np.int64).reshape(-1, seq_len))
+    return torch.from_numpy(np.asarray(stream[:whole], dtype=dtype).reshape(-1, seq_len))
