@@ -55,7 +55,7 @@ def add_commands(
     p.add_argument('--seed', type=int, default=0, help='of chance; default: 0; the same seed gives the same texts')
     p.add_argument('--json', action='store_true', help='print JSON')
 
-# %% ../nbs/lib/89_model_commands.ipynb #9b4030d6
+# %% ../nbs/lib/89_model_commands.ipynb #6cd55676
 def tracked(
     tracker:str|None, # one of TRACKERS
     folder:Path,      # where its files go
@@ -78,6 +78,7 @@ def _device():
 def _corpus(args, **how):
     "The text that was asked for"
     from textdiffusion.corpora import load_corpus
+    if args.column is not None: how['column'] = args.column
     return load_corpus(args.corpus, data_dir=args.data_dir, **how)
 
 def _tokenizer(name):
@@ -109,7 +110,8 @@ def train(
     corpus = _corpus(args, seq_len=args.seq_len, tokenizer=_tokenizer(args.tokenizer))
     check_training(args.kind, args.out, told | dict(fingerprint=corpus.fingerprint, seq_len=corpus.seq_len))
     _say_plan(args, corpus, RECIPES[args.kind], blocks(args.width, args.layers))
-    fitted = train_model(args.kind, corpus, folder, accelerator=accelerator, device=_device(), **told)
+    try: fitted = train_model(args.kind, corpus, folder, accelerator=accelerator, device=_device(), **told)
+    except FloatingPointError as error: raise ValueError(str(error)) from None
     if accelerator: accelerator.end_training()
     print(f'Saved in {folder} after {fitted.steps_done:,} steps. Let it write: textdiffusion sample "{folder}"')
     return 0

@@ -115,7 +115,7 @@ def vector_nelbo(
             total.append(nats + token_nll(logits, rows.to(device)).double().cpu()*rows.shape[1])
     return torch.cat(total)
 
-# %% ../nbs/lib/78_recipes.ipynb #d7fb1069
+# %% ../nbs/lib/78_recipes.ipynb #e9fdc93d
 def text_cost(
     model:nn.Module, # after `inform`
     ids:Tensor,      # (n,L) rows of real text
@@ -123,7 +123,7 @@ def text_cost(
     draws:int=16,    # masks or noise levels per row
 ) -> Tensor:         # (n,) float64 nats per row
     "What rows cost: exact for an autoregressive model, an upper bound (estimated without bias) for a diffusion model"
-    ids = ids.to(next(model.parameters()).device)
+    ids = ids.to(next(model.parameters()).device).long()
     if isinstance(model, MaskedDenoiser):
         return masked_nelbo(model, ids, corpus.mask_id, draws=draws, keep=first_kept(corpus))
     if not isinstance(model, CausalLM): return vector_nelbo(model, ids, trained_schedule(model), draws)
@@ -132,7 +132,7 @@ def text_cost(
         return torch.cat([(next_nll(model, part)*real).double().sum(1).cpu()
                           for part, real in zip(ids.split(128), keep.split(128))])
 
-# %% ../nbs/lib/78_recipes.ipynb #33080d63
+# %% ../nbs/lib/78_recipes.ipynb #05a62cad
 def _remembered(folder, told):
     "Raise where a folder was begun with other arguments, or was trained further than is asked for"
     file = folder/'training.json'
@@ -187,7 +187,7 @@ def train_model(
     def batch(step):
         rows = (corpus.batch(step, batch_size, seed) if corpus.eos_id is not None
                 else random_windows(stream, step, batch_size, corpus.seq_len, seed))
-        return rows.to(device)
+        return rows.to(device).long()
     fitted = fit(model, recipe.loss(corpus), batch, steps, seed=seed, save_every=100, folder=folder/'checkpoints',
                  optimizer=partial(muon_adamw, lr=told['lr'], muon_lr=recipe.muon*told['lr']), extend=True, name=kind,
                  accelerator=accelerator)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .generating import FIELDS, tokens_of
 from .tokenizing import encode
 
-# %% ../nbs/lib/77_saved.ipynb #37042a0e
+# %% ../nbs/lib/77_saved.ipynb #b3e73233
 def check_target(
     folder:str|Path, # where a model is to be written
 ) -> Path:           # the same
@@ -74,8 +74,9 @@ def _save_quietly(model, folder):
 
 def _check_tokenizer(tokenizer, config, name):
     "Raise unless a tokenizer has the tokens and the special ids that a config speaks of"
-    tokens = len(tokenizer) - (config.mask_id == len(tokenizer)-1)
-    if tokens != tokens_of(config):
+    tokens, mask = len(tokenizer), tokenizer.mask_token_id
+    tokens -= mask == tokens-1
+    if tokens != tokens_of(config) or config.mask_id != (tokens if mask is None else mask):
         raise ValueError(f'{name} has {tokens} tokens and the model {tokens_of(config)}; give the tokenizer of the '
                          'corpus that the model was trained on')
 

@@ -1,0 +1,197 @@
+"""A model to take away: a new user's hour with real commands, damaged folders, and the door of transformers."""
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from helpers import call
+from safetensors.torch import load_file, save_file
+
+from textdiffusion.command import main
+from textdiffusion.generating import inform
+from textdiffusion.models import CausalConfig, CausalLM, GaussianConfig, GaussianDenoiser, MaskedConfig, MaskedDenoiser
+from textdiffusion.sampling import sample
+from textdiffusion.saved import load_model, save_model
+from textdiffusion.schedules import mask_linear, rescale, sqrt
+
+SIZES = dict(d_model=32, n_layers=1, n_heads=2)
+TINY = '--steps 3 --width 32 --layers 1 --batch-size 8'.split()
+
+def new_model(corpus, kind='masked'):
+    "An untrained model that knows how it is used"
+    torch.manual_seed(0)
+    V = corpus.vocab_size
+    if kind == 'masked': return inform(MaskedDenoiser(MaskedConfig(vocab_size=V, **SIZES)), corpus, mask_linear)
+    if kind == 'causal': return inform(CausalLM(CausalConfig(vocab_size=V+1, **SIZES)), corpus)
+    config = GaussianConfig(vocab_size=V, emb_dim=8, self_condition=True, **SIZES)
+    return inform(GaussianDenoiser(config), corpus, rescale(sqrt, 2.))
+
+@pytest.fixture
+def folder(corpus, tmp_path): return save_model(new_model(corpus), tmp_path/'my model', corpus.tokenizer)
+
+def told(capsys, *words):
+    "What a refused command says: one line on stderr, and nothing on stdout"
+    assert main([str(w) for w in words]) == 2
+    said = capsys.readouterr()
+    line, = [line for line in said.err.splitlines() if line.startswith('textdiffusion:')]
+    assert said.out == '' and 'Traceback' not in said.err
+    return line
+
+# --- a new user's hour ---
+
+def test_a_new_users_hour(tmp_path, corpus):
+    "README's own text: train, evaluate, sample, infill, load in a fresh process; the same seed gives the same text"
+    text, out = tmp_path/'my dir'/'my text.txt', tmp_path/'my dir'/'my model'
+    text.parent.mkdir()
+    text.write_text('\n'.join(corpus.text['train'][:600]) + '\n', encoding='utf-8')
+    def run(*words):
+        done = call('textdiffusion', *words, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr[-2000:]
+        return done.stdout
+    said = run('train', 'masked', '--corpus', text, '--out', out, *TINY)
+    assert 'sentences' in said and 'unknown words' in said and f'textdiffusion sample "{out}"' in said
+    rows = json.loads(run('evaluate', out, '--corpus', text, '-n', 16, '--calls', 2, '--json'))['rows']
+    assert [r['text'] for r in rows] == ['model', 'real'] and rows[0]['cost'] > 0 and not rows[0]['exact']
+    first = run('sample', out, '-n', 3, '--calls', 4)
+    assert first == run('sample', out, '-n', 3, '--calls', 4) and len(first.splitlines()) == 3
+    filled = json.loads(run('sample', out, '--infill', 'the [MASK] is near', '--json'))['texts']
+    assert len(filled) == 5 and all(t.split()[0] == 'the' and t.split()[2:] == ['is', 'near'] for t in filled)
+    code = """import sys, textdiffusion
+assert 'torch' not in sys.modules
+from transformers import AutoModel, AutoTokenizer
+model, tokenizer = AutoModel.from_pretrained(sys.argv[1]), AutoTokenizer.from_pretrained(sys.argv[1])
+from textdiffusion.saved import texts_of
+print(*texts_of(model.generate(num_return_sequences=3, steps=4, seed=0), model.config, tokenizer), sep='\\n')"""
+    moved = shutil.move(out, tmp_path/'elsewhere')
+    shutil.rmtree(moved/'checkpoints'); (moved/'training.json').unlink()          # nothing but the model is needed
+    assert call(sys.executable, '-c', code, moved, cwd=tmp_path).stdout == first
+    assert str(tmp_path) not in ''.join(p.read_text(encoding='utf-8') for p in moved.iterdir() if p.suffix != '.safetensors')
+
+def test_transformers_says_what_to_import(folder):
+    "Without `import textdiffusion` its message names it"
+    code = 'import sys; from transformers import AutoModel; AutoModel.from_pretrained(sys.argv[1])'
+    done = subprocess.run([sys.executable, '-c', code, folder], capture_output=True, text=True)
+    assert 'ValueError' in done.stderr and 'import textdiffusion first' in done.stderr
+
+# --- the folder ---
+
+def weights(change):
+    "A folder whose tensors are changed"
+    def spoil(folder):
+        found = load_file(folder/'model.safetensors')
+        change(found)
+        save_file(found, folder/'model.safetensors', metadata=dict(format='pt'))
+    return spoil
+
+def config(change):
+    "A folder whose config is changed"
+    def spoil(folder):
+        fields = json.loads((folder/'config.json').read_text())
+        change(fields)
+        (folder/'config.json').write_text(json.dumps(fields))
+    return spoil
+
+def cut(name):
+    "A folder in which a file lacks its second half"
+    def spoil(folder): (folder/name).write_bytes((folder/name).read_bytes()[:(folder/name).stat().st_size//2])
+    return spoil
+
+def pickled(folder):
+    (folder/'model.safetensors').unlink()
+    torch.save({}, folder/'pytorch_model.bin')
+
+def small_tokenizer(folder):
+    from textdiffusion.tokenizing import list_tokenizer
+    list_tokenizer(['a', 'b']).save_pretrained(folder)
+
+DAMAGE = {
+    'missing tensor': (weights(lambda w: w.pop('table.weight')), 'lacks table.weight'),
+    'renamed tensor': (weights(lambda w: w.update(tables=w.pop('table.weight'))), 'has the unknown tables'),
+    'foreign tensor': (weights(lambda w: w.update(head=torch.zeros(3))), 'has the unknown head'),
+    'shape': (weights(lambda w: w.update({'out.weight': w['out.weight'][:9].clone()})), 'out.weight has shape (9, 32)'),
+    'nan': (weights(lambda w: w['out.weight'].fill_(torch.nan)), 'not finite'),
+    'truncated weights': (cut('model.safetensors'), 'cut short or damaged'),
+    'truncated config': (cut('config.json'), 'config.json is not JSON'),
+    'truncated tokenizer': (cut('tokenizer.json'), 'tokenizer.json cannot be read'),
+    'config without vocabulary': (config(lambda c: c.pop('vocab_size')), 'does not say vocab_size'),
+    'config without window': (config(lambda c: c.pop('seq_len')), 'does not say seq_len'),
+    'config of another model': (config(lambda c: c.update(model_type='bert')), "type 'bert'"),
+    'width of another model': (config(lambda c: c.update(d_model=64)), 'weights and config are of two models'),
+    'config is a list': (lambda f: (f/'config.json').write_text('[]'), 'of type None'),
+    'no config': (lambda f: (f/'config.json').unlink(), 'has no config.json'),
+    'no weights': (lambda f: (f/'model.safetensors').unlink(), 'has no model.safetensors'),
+    'only a pickle': (pickled, 'a pickle, which can run anything, is never read'),
+    'no tokenizer': (lambda f: (f/'tokenizer.json').unlink(), 'has no tokenizer.json'),
+    'small tokenizer': (small_tokenizer, 'tokenizer.json has 6 tokens and the model 82')}
+
+@pytest.mark.parametrize('name', DAMAGE)
+def test_damaged_folder(name, folder, capsys):
+    spoil, words = DAMAGE[name]
+    spoil(folder)
+    before = sorted(folder.iterdir())
+    line = told(capsys, 'sample', folder)
+    assert words in line and folder.name in line and sorted(folder.iterdir()) == before
+
+def test_no_folder(tmp_path, capsys):
+    assert 'neither a folder' in told(capsys, 'sample', tmp_path/'nowhere')
+    assert 'neither a folder' in told(capsys, 'evaluate', 'no-such-model', '--corpus', 'restaurants')
+
+def test_target(tmp_path, folder, corpus, capsys):
+    "What is written to is new, empty or one's own; anything else is left as it was"
+    mine = tmp_path/'mine'
+    mine.mkdir(); (mine/'thesis.tex').write_text('years of work')
+    train = lambda out, *more: told(capsys, 'train', 'masked', '--corpus', 'restaurants', '--out', out, *(more or TINY))
+    assert 'holds something else' in train(mine) and [p.name for p in mine.iterdir()] == ['thesis.tex']
+    assert 'is a file' in train(mine/'thesis.tex')
+    for words, more in (('steps must be', ['--steps', '0']), ('multiple of 32', ['--width', '40']), ('lr must', ['--lr', '-1'])):
+        assert words in train(tmp_path/'new', *more) and not (tmp_path/'new').exists()
+    assert 'unknown corpus' in told(capsys, 'train', 'masked', '--corpus', 'no such', '--out', tmp_path/'new')
+    assert not (tmp_path/'new').exists()
+    before = (folder/'model.safetensors').read_bytes()
+    assert main(['train', 'masked', '--corpus', 'restaurants', '--out', str(tmp_path/'a'), *TINY]) == 0
+    capsys.readouterr()
+    line = train(tmp_path/'a', *TINY, '--seed', '1', '--layers', '2')
+    assert 'seed was 0 and is now 1' in line and 'layers was 1 and is now 2' in line
+    assert 'grow and not shrink' in train(tmp_path/'a', *TINY[2:], '--steps', '2')
+    assert main(['train', 'masked', '--corpus', 'restaurants', '--out', str(tmp_path/'a'), *TINY[2:], '--steps', '5']) == 0
+    assert load_model(tmp_path/'a')[0].config.trained_on['steps'] == 5 and before == (folder/'model.safetensors').read_bytes()
+
+# --- use that does not fit ---
+
+def test_wrong_use(folder, corpus, tmp_path, capsys):
+    ours = save_model(new_model(corpus, 'vectors'), tmp_path/'vectors', corpus.tokenizer)
+    twin = save_model(new_model(corpus, 'causal'), tmp_path/'twin', corpus.tokenizer)
+    for words, args in {
+            'exclude each other': [folder, '--prefix', 'the', '--infill', 'the [MASK]'],
+            'at most 27 tokens fit': [folder, '--prefix', 'the '*40], 'a text with gaps of 41': [folder, '--infill', 'the '*40 + '[MASK]'],
+            "no token for 'zebra'": [folder, '--prefix', 'the zebra'], 'temperature must be a number': [folder, '--temperature', '-1'],
+            'steps must be': [folder, '--calls', '-1'], 'num_return_sequences': [folder, '-n', '0'],
+            'temperature must be 1': [ours, '--temperature', '.5'], 'one call per token': [twin, '--calls', '3'],
+            'cannot fill gaps': [twin, '--infill', 'the [MASK]'], 'needs a text with [MASK]': [ours, '--infill', 'the']}.items():
+        assert words in told(capsys, 'sample', *args), words
+
+def test_wrong_text(corpus, tmp_path, capsys):
+    "A model of running text and a corpus of sentences"
+    model = new_model(corpus)
+    model.config.running = True
+    save_model(model, tmp_path/'running', corpus.tokenizer)
+    from textdiffusion.model_commands import text_for
+    from types import SimpleNamespace
+    args, sentences = SimpleNamespace(corpus='restaurants', data_dir=None, column=None), new_model(corpus)
+    sentences.config.running = False
+    assert text_for(args, sentences, corpus.tokenizer).fingerprint == corpus.fingerprint
+    foreign = type(corpus.tokenizer)
+    from textdiffusion.tokenizing import list_tokenizer
+    other = list_tokenizer([f'word{i}' for i in range(78)])
+    with pytest.raises(ValueError, match='100% of the words|unknown'): text_for(args, sentences, other)
+
+def test_wrong_schedule(corpus):
+    "Where the config knows its schedule, another is refused; the right one, and self-conditioning, need no argument"
+    model = new_model(corpus, 'vectors')
+    with pytest.raises(ValueError, match='was trained with the schedule sqrt, noise factor 2'):
+        sample(model, (1, 29, 8), sqrt, 2)
+    g = lambda: torch.Generator().manual_seed(0)
+    given, _ = sample(model, (1, 29, 8), rescale(sqrt, 2.), 3, self_condition=True, generator=g())
+    assert torch.equal(given, sample(model, (1, 29, 8), rescale(sqrt, 2.), 3, generator=g())[0])
