@@ -16,6 +16,7 @@ help:     ## this list
 
 journal: $(STAMP)  ## run an entry and publish it in journal/ (ENTRY=05_anchor_loss PRESET=cpu CORPUS=e2e, all optional)
 	$(BIN)/textdiffusion run $(ENTRY) $(if $(PRESET),--preset $(PRESET)) $(if $(CORPUS),--corpus $(CORPUS))
+	@echo "To look at it: $(BIN)/jupyter lab and open the page named above; $(BIN)/textdiffusion log lists all records"
 
 test: export OMP_NUM_THREADS = 1
 test: export TOKENIZERS_PARALLELISM = false

@@ -8,7 +8,7 @@ import subprocess
 import time
 
 import pytest
-from helpers import REAL_TEXT, ROOT, call, checkout_at, environment, needs_real_text, outputs
+from helpers import REAL_TEXT, ROOT, call, checkout_at, environment, needs_real_text, outputs, sentences
 
 NB = 'nbs/05_anchor_loss.ipynb'
 SMALL = ['-p', 'preset', 'smoke']
@@ -68,7 +68,7 @@ def refused(args, words, limit, **env):
     "The command ends within `limit` seconds with one sentence that holds the words, and leaves nothing behind"
     start = time.perf_counter()
     done = call('textdiffusion', 'run', '05_anchor_loss', *args, env=environment(**env))
-    took, lines = time.perf_counter() - start, done.stderr.strip().splitlines()
+    took, lines = time.perf_counter() - start, sentences(done.stderr)
     assert done.returncode != 0 and len(lines) == 1 and 'Traceback' not in done.stderr, done.stderr
     for word in words: assert word in lines[0], lines[0]
     assert took < limit, f'{took:.1f} s'

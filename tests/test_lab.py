@@ -1,4 +1,5 @@
-"""A reader opens the journal in a real JupyterLab: looking at a page or a source changes nothing."""
+"""A reader opens the journal in a real JupyterLab: looking changes nothing, a training shows itself and can be
+interrupted, an entry runs from a fresh kernel."""
 import json
 import os
 import shutil
@@ -84,3 +85,95 @@ def test_looking_at_a_page_and_at_a_source_changes_neither(lab):
         browser.close()
     assert dirty == [0, 0]
     assert [(work/name).read_bytes() for name in names] == before
+
+# working in it --------------------------------------------------------------------------------------------------------
+
+TRAINING = ['''import time
+import torch
+from textdiffusion.optimizers import adamw
+from textdiffusion.training import fit
+class Toy(torch.nn.Module):
+    def __init__(self): super().__init__(); self.w = torch.nn.Linear(4, 4)
+    def forward(self, x): return self.w(x)
+def batches(step):
+    time.sleep(.005)
+    return torch.randn(8, 4, generator=torch.Generator().manual_seed(step))
+def loss_fn(m, x): return dict(loss=(m(x) - x).square().mean())''', '''torch.manual_seed(0)
+fitted = fit(Toy(), loss_fn, batches, 900, optimizer=adamw, every=50, save_every=50, folder='kept', name='toy')''',
+            'fitted']
+BAR = '.textdiffusion-progress'
+
+def written(path, cells):
+    "A notebook with these code cells"
+    made = [dict(cell_type='code', id=f'cell{i}', source=s, outputs=[], execution_count=None, metadata={})
+            for i, s in enumerate(cells)]
+    kernelspec = dict(name='python3', display_name='Python 3 (ipykernel)', language='python')
+    path.write_text(json.dumps(dict(cells=made, metadata=dict(kernelspec=kernelspec), nbformat=4, nbformat_minor=5)))
+
+def with_kernel(page):
+    "A page whose notebook has a kernel: run before it is there, cells ask for one in a dialog"
+    quiet = 0
+    while quiet < 6:
+        ask = page.locator('.jp-Dialog button.jp-mod-accept')
+        quiet = 0 if ask.count() else quiet + 1
+        if ask.count(): ask.first.click()
+        page.wait_for_timeout(500)
+    return page
+
+def menu(page, name, command):
+    "Choose a command from a menu"
+    page.click(f'.lm-MenuBar-itemLabel:text-is("{name}")')
+    page.click(f'.lm-Menu-item[data-command="{command}"]')
+
+def until(page, seconds, script, why):
+    "Wait until a script is true on the page"
+    try: page.wait_for_function(script, timeout=1000*seconds)
+    except sync_api.TimeoutError: pytest.fail(f'{why}: {page.inner_text(".jp-Notebook")[-1500:]}')
+
+def outputs_of(page, i):
+    "What stands below a code cell"
+    return page.locator('.jp-Notebook .jp-CodeCell').nth(i).locator('.jp-Cell-outputArea').inner_text()
+
+IDLE = """() => document.querySelector('.jp-Notebook-ExecutionIndicator').dataset.status === 'idle'
+          && ![...document.querySelectorAll('.jp-InputPrompt')].some(e => e.textContent.trim() === '[*]:')
+          && [...document.querySelectorAll('.jp-InputPrompt')].some(e => /^\\[\\d+\\]:$/.test(e.textContent.trim()))"""
+STDERR = '.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.stderr"]'
+
+def test_a_training_shows_itself_is_interrupted_and_goes_on(lab):
+    url, work = lab
+    written(work/'training.ipynb', TRAINING)
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = with_kernel(opened(browser, f'{url}/training.ipynb'))
+        menu(page, 'Run', 'runmenu:run-all')
+        at_250 = """() => { const bar = document.querySelector('.textdiffusion-progress');
+            const m = bar && bar.innerText.match(/training toy ([0-9]+) of 900/);
+            return m && +m[1] >= 250 && bar.querySelector('polyline') }"""
+        until(page, 60, at_250, 'no bar with a curve')
+        below = [page.locator('.jp-CodeCell').nth(i).locator(BAR).count() for i in range(3)]
+        menu(page, 'Kernel', 'kernelmenu:interrupt')
+        until(page, 20, IDLE, 'not interrupted')
+        said = outputs_of(page, 1)
+        menu(page, 'Run', 'runmenu:run-all')
+        until(page, 60, "() => document.querySelector('.jp-Notebook').innerText.includes('900 of 900 steps')", 'no end')
+        stderr, again = page.locator(STDERR).count(), outputs_of(page, 1)
+        browser.close()
+    assert below == [0, 1, 0] and stderr == 0                       # in the cell that trains, and nothing on red
+    last = said.strip().splitlines()[-1]
+    assert 'Interrupted: toy was stopped after' in last and 'run the same again and it goes on from step' in last
+    assert 'Interrupted' not in again and 'loss' in again
+
+def test_run_all_of_an_entry_from_a_fresh_kernel(lab):
+    url, work = lab
+    with sync_api.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = with_kernel(opened(browser, f'{url}/nbs/04b_width.ipynb'))
+        menu(page, 'Run', 'runmenu:run-all')
+        until(page, 120, f"() => document.querySelector('{BAR} progress')", 'no bar')
+        line = page.locator(BAR).first.inner_text()
+        until(page, 180, IDLE, 'not finished')
+        found = page.locator('.jp-OutputArea-output').evaluate_all('all => all.map(e => e.dataset.mimeType)')
+        images = page.locator('.jp-OutputArea-output img').count()
+        browser.close()
+    assert images >= 1 and not [m for m in found if m in ('application/vnd.jupyter.error',
+                                                          'application/vnd.jupyter.stderr')], line

@@ -12,6 +12,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from helpers import sentences
+
 from textdiffusion import corpora
 from textdiffusion.command import main
 
@@ -148,6 +150,7 @@ REFUSED = [
            ('run 1 -p steps 0', 'steps whole'),
     ('run 1 -p seeds [0,1]', 'seeds [0,1]'), ('run 1 --data-dir nowhere', 'data_dir nowhere'),
            ('run 1 -p steps 5 -p steps 6', 'steps twice'),
+    ('run 1 -p steps=0', 'steps whole'), ('run 1 -p steps=5 -p steps 6', 'steps twice'),
     ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'),
            ('render nothing', 'nothing log'),
     ('verify 2', "entry '2' 01_toy"), ('verify 1 --preset tiny', 'preset tiny')]
@@ -157,7 +160,7 @@ def test_what_is_refused_leaves_one_sentence_and_nothing_else(root, capsys, args
     before = tree(root)
     assert main(args.split(), root) == 2
     said = capsys.readouterr()
-    assert said.out == '' and said.err.count('\n') == 1 and all(w in said.err for w in words.split()), said.err
+    assert said.out == '' and len(sentences(said.err)) == 1 and all(w in said.err for w in words.split()), said.err
     assert tree(root) - {'.runs'} == before
 
 def test_a_damaged_pin_is_refused_before_anything_runs(root, capsys):
@@ -174,7 +177,7 @@ def test_the_installed_command_refuses_in_time(root, args, words, limit):
     done = subprocess.run([BIN/'textdiffusion', 'run', '01_toy', '--preset', 'cpu', *args], cwd=root,
                           capture_output=True, text=True)
     assert time.monotonic() - start < limit and done.returncode == 2 and done.stdout == ''
-    assert done.stderr.count('\n') == 1 and all(w in done.stderr for w in words), done.stderr
+    assert len(sentences(done.stderr)) == 1 and all(w in done.stderr for w in words), done.stderr
     assert tree(root) == before
 
 def test_bad_usage_is_one_sentence(capsys):
@@ -182,19 +185,27 @@ def test_bad_usage_is_one_sentence(capsys):
     assert e.value.code == 2 and capsys.readouterr().err.count('\n') == 1
 
 def test_a_reader_that_goes_away_and_a_poor_console(root):
-    for command in ('textdiffusion list | head -1', 'PYTHONIOENCODING=ascii textdiffusion list',
+    for command in ('textdiffusion list | head -1', 'textdiffusion log | head -1', 'textdiffusion log --full',
+                    'PYTHONIOENCODING=ascii textdiffusion list', 'PYTHONIOENCODING=cp1252 textdiffusion list',
                     'textdiffusion --version', 'textdiffusion'):
         env = dict(os.environ, PATH=f'{BIN}:{os.environ["PATH"]}')
         done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}'], cwd=root, capture_output=True, text=True,
                               env=env)
         assert done.returncode == 0 and done.stderr == '' and done.stdout, (command, done)
 
+def test_what_only_reads_imports_nothing_heavy(root):
+    code = ('import sys; from textdiffusion.command import main; main(sys.argv[1:]); '
+            'print(sorted({"torch", "transformers", "pandas", "matplotlib"} & sys.modules.keys()))')
+    for command in (['list'], ['log'], []):
+        done = subprocess.run([sys.executable, '-c', code, *command], cwd=root, capture_output=True, text=True)
+        assert done.stdout.splitlines()[-1] == '[]', (command, done)
+
 # runs that stop -------------------------------------------------------------------------------------------------------
 
 def test_a_failing_cell_keeps_what_there_is_and_the_same_command_goes_on(root, monkeypatch, capsys):
     monkeypatch.setenv('TOY', 'raise')
     assert main(RUN, root) == 1
-    said = capsys.readouterr().err
+    said = '\n'.join(sentences(capsys.readouterr().err))
     (folder,) = (root/'.runs').iterdir()
     # what the cell wrote, and one sentence
     assert said.splitlines()[0] == 'a warning' and len(said.splitlines()) == 2
