@@ -154,7 +154,8 @@ class Source:
 
     def front(self):
         "The front page, which holds the navigation; guides and the files that it shows"
-        docs = sorted((p.stem for p in (self.root/'docs').glob('*.md')), key=lambda s: (s not in GUIDES, s))
+        found = sorted(p.stem for p in (self.root/'docs').glob('*.md'))
+        docs = [d for d in GUIDES if d in found] + [d for d in found if d not in GUIDES]
         for name in docs: self.markdown(f'docs/{name}.md')
         for path in (self.root/'docs').glob('*.gif'): self.copy(f'docs/{path.name}')
         if (self.root/'LICENSE').is_file(): self.copy('LICENSE')
