@@ -436,6 +436,16 @@ def test_the_name_of_a_special_token_is_text(build, lossless, tmp_path):
         assert c.real(c.train)[0].sum() == len(rows[0]) + 1
 
 
+def test_a_vocabulary_is_read_once_and_again_after_a_change(monkeypatch):
+    "A batch of fresh text must not parse 50,000 words anew"
+    tok, read = word_tokenizer(['one two three']), []
+    parse = tokenizing.json.loads
+    monkeypatch.setattr(tokenizing.json, 'loads', lambda text: read.append(1) or parse(text))
+    for _ in range(3): assert encode(tok, ['one four']) == [[4, 3]]
+    assert len(read) == 1
+    tok.add_tokens(['four'])
+    assert encode(tok, ['one four']) == [[4, len(tok)-1]] and len(read) == 2
+
 def test_a_foreign_tokenizer_takes_names_for_text_too():
     names = ['<pad>', '<unk>', '<s>', '</s>', '<mask>']
     letters = [(c, -2.) for c in 'abcdefghijklmnopqrstuvwxyz </>']

@@ -2,11 +2,15 @@
 import math
 from types import SimpleNamespace
 
+import pytest
 import torch
 from helpers import row
 
-from textdiffusion.metrics import (counted, distinct, exact_nll, longest_copy, nll_rates, novelty, oracle_scores,
-                                   self_bleu, unigram_entropy, unseen)
+from textdiffusion.corpora import build_stream
+from textdiffusion.metrics import (characters, counted, distinct, exact_nll, longest_copy, nll_rates, novelty,
+                                   oracle_scores, self_bleu, unigram_entropy, unseen)
+from textdiffusion.streams import nll_row
+from textdiffusion.tokenizing import bpe_tokenizer, char_tokenizer
 
 N = 512
 
@@ -58,3 +62,28 @@ def test_rates_of_a_uniform_guess(corpus):
     assert math.isclose(rates['nats_per_token'], math.log(corpus.vocab_size), rel_tol=1e-6)
     characters, tokens = sum(map(len, corpus.decode(ids))), counted(ids, corpus).sum().item()
     assert math.isclose(rates['bits_per_char'], math.log2(corpus.vocab_size) * tokens / characters, rel_tol=1e-6)
+
+
+TEXTS = {'Chinese': '道可道，非常道；名可名，非常名。无名天地之始，有名万物之母。故常无欲，以观其妙。\n',
+         'Russian': 'Все счастливые семьи похожи друг на друга, каждая несчастливая семья несчастлива по-своему.\n',
+         'English': 'Call me Ishmael. Some years ago, never mind how long precisely, I went to sea.\n'}
+
+@pytest.mark.parametrize('name', TEXTS)
+def test_a_letter_counts_where_it_begins(name):
+    "Byte pairs in rows of 32 cut letters in two; the rows of one text have its characters together, however it is cut"
+    text = TEXTS[name]*60
+    def stream(make, L): return build_stream(name, dict.fromkeys(('train', 'valid', 'test'), text), make, L)
+    rows = stream(lambda texts: bpe_tokenizer(texts, 262), 32)
+    told = rows.tokenizer.backend_tokenizer.decode(rows.test.flatten().tolist())       # the whole, cut once at its end
+    assert characters(rows.test, rows) == len(told) and text.startswith(told.rstrip('\ufffd'))
+    assert sum(characters(row[None], rows) for row in rows.test) == len(told)
+    assert characters(rows.test[:, :16], rows) + characters(rows.test[:, 16:], rows) == len(told)
+    pieces = sum(map(len, rows.decode(rows.test)))
+    assert pieces == len(told) if name == 'English' else pieces > 1.005*len(told)
+    nats = torch.full((len(rows.test),), math.log(2.)*len(told)/len(rows.test))
+    assert math.isclose(nll_rates(nats, rows.test, rows)['bits_per_char'], 1., rel_tol=1e-6)
+    def clueless(z, share): return torch.zeros(*z.shape, rows.vocab_size)
+    cost = nll_row(clueless, rows.test[:4], rows, dict(nats=0), draws=2)['nats']
+    assert math.isclose(cost, 4*32*math.log(rows.vocab_size)/characters(rows.test[:4], rows), rel_tol=1e-5)
+    letters = stream(char_tokenizer, 32)
+    assert characters(letters.test, letters) == letters.test.numel()

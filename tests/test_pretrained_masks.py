@@ -19,6 +19,7 @@ from textdiffusion.pretrained_masks import (ARMS, PRESETS, MaskedLM, bound_of, c
                                             protected, roberta_task, small_roberta)
 from textdiffusion.optimizers import adamw
 from textdiffusion.training import pretrain_stand_in, reseed
+from textdiffusion.renoising import Collator
 
 DATA = load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=400))
 
@@ -179,3 +180,13 @@ def test_a_stand_in_is_found_again(tmp_path):
 
 def test_every_arm_is_known_to_the_presets():
     assert list(ARMS) == PRESETS['smoke']['arms'] == PRESETS['long']['arms']
+
+@pytest.mark.parametrize('side', ['right', 'left'])
+def test_the_collator_spares_the_beginning_of_the_text_wherever_it_is_padded(side):
+    tok = bpe_tokenizer(['one two three four five six seven\n'], 260)
+    tok.padding_side, tok.eos_token = side, '[EOS]'
+    rows = [tok(text).input_ids for text in ('one two three four five six', 'three four five')]
+    batch = Collator(tok, draw_t=lambda n: torch.ones(n))([dict(input_ids=ids) for ids in rows])
+    for z, real, ids in zip(batch['input_ids'], batch['attention_mask'].bool(), rows):
+        assert z[real][:5].tolist() == ids[:5] and (z[real][5:] == tok.mask_token_id).all() and len(ids) > 6
+        assert (z[~real] == tok.pad_token_id).all()

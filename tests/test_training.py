@@ -98,6 +98,25 @@ def test_another_plan_is_refused(how, said, tmp_path):
     assert said in str(e.value) and '\n' not in str(e.value) and len(str(e.value)) < 900
     assert train(**usual).weights_hash() == first.weights_hash()
 
+def redrawn(model):
+    "The same network, begun elsewhere"
+    with torch.no_grad():
+        for p in model.parameters(): p.add_(.01*torch.randn_like(p))
+    return model
+
+def test_a_run_begins_with_the_weights_it_began_with(tmp_path):
+    "Another start is another run; one made anew by the same seed goes on, and so does the very model that was stopped"
+    whole, model = train(noisy), small()
+    def stopped(step):
+        if step == 9: raise KeyboardInterrupt
+        return batches(step)
+    with pytest.raises(KeyboardInterrupt): train(noisy, stopped, model=model, folder=tmp_path)
+    with pytest.raises(ValueError, match='another run: starting weights differ'):
+        train(noisy, model=redrawn(small()), folder=tmp_path)
+    for again in (model, small(), model): # the model that was stopped has moved, and is told by its first weights
+        assert train(noisy, model=again, folder=tmp_path).weights_hash() == whole.weights_hash()
+    with pytest.raises(ValueError, match='starting weights differ'): train(noisy, model=whole.model, folder=tmp_path)
+
 def test_a_longer_plan_goes_on(tmp_path):
     "The rates of the first chapter are those of its plan, then those of the longer one; a kill changes nothing"
     chapters = train(noisy, steps=24, rate=lambda step, steps: linear_decay(step, 12 if step < 12 else 24))

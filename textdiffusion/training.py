@@ -247,7 +247,7 @@ _BEGUN = weakref.WeakKeyDictionary() # model -> folder -> hash of the weights wi
 def _start(model, folder):
     "Hash of the weights a run begins with; a model that was trained here before counts as it was then"
     begun, here = _BEGUN.setdefault(model, {}), str(Path(folder).resolve())
-    if here not in begun or not last_checkpoint(folder): begun[here] = hash_of(model)
+    if here not in begun or not last_checkpoint(folder): begun[here] = '#' + hash_of(model)
     return begun[here]
 
 def _begin(model, loss_fn, opts, evaluate, process, folder, plan, extend):
