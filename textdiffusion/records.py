@@ -4,11 +4,12 @@
 
 # %% auto #0
 __all__ = ['RECORD_KB', 'SCHEMA', 'KEYS', 'plain', 'to_json', 'thinned', 'digest', 'folder_hash', 'public_parameters',
-           'source_hash', 'run_key', 'commit_of', 'device_name', 'duration', 'Workplace', 'Run', 'collected', 'begin',
-           'attempts', 'circumstances', 'read_record', 'records', 'damage_of', 'read_pins', 'pinned', 'headline',
-           'find_record', 'drift']
+           'source_hash', 'run_key', 'commit_of', 'device_name', 'Workplace', 'Run', 'collected', 'begin', 'attempts',
+           'circumstances', 'read_record', 'records', 'damage_of', 'read_pins', 'pinned', 'headline', 'find_record',
+           'drift']
 
 # %% ../nbs/lib/82_records.ipynb #a4157696
+import difflib
 import hashlib
 import itertools
 import json
@@ -19,6 +20,7 @@ import re
 import subprocess
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property, partial
@@ -31,6 +33,7 @@ import textdiffusion
 from .checkout import (ENTRY_NAME, Entry, checkout, entries, existing, find_root, hold, read_json,
                                     settings, write_whole)
 from .presets import is_empty, settle
+from .progress import duration, expect, part, stage, whole_run
 
 # %% ../nbs/lib/82_records.ipynb #71574519
 def plain(
@@ -100,7 +103,8 @@ def source_hash(
 ) -> str: # 64 hexadecimal digits
     "A hash of the code that makes an entry: its code cells and the library"
     cells = [''.join(c['source']) for c in read_json(entry.path)['cells'] if c['cell_type'] == 'code']
-    return digest(*cells, *(p.read_bytes() for p in sorted((root/settings(root)['lib_path']).glob('*.py'))))
+    lib = root/settings(root)['lib_path']
+    return digest(*cells, *(p.read_bytes() for kind in ('*.py', '*/*.grammar') for p in sorted(lib.glob(kind))))
 
 def run_key(
     entry:Entry, # what is run
@@ -134,12 +138,7 @@ def device_name() -> str: # such as "NVIDIA A100" or "cpu (x86_64, 2 cores)"
 
 
 
-def duration(
-    seconds:float, # >= 0
-) -> str: # such as "40 s", "3 min" or "1.5 h"
-    "A length of time as a person says it"
-    if seconds < 100: return f'{seconds:.0f} s'
-    return f'{seconds/60:.0f} min' if seconds < 5400 else f'{seconds/3600:.1f} h'
+
 
 # %% ../nbs/lib/82_records.ipynb #91c744c9
 RECORD_KB = 400 # of a record at most, more than a page can show
@@ -160,17 +159,33 @@ class Workplace:
         "A folder for the checkpoints of one piece of work, such as best-0"
         return self.folder and existing(self.folder/'checkpoints'/_file_name(name))
 
-    def cached(self, name:str, fn:Callable) -> Any:
-        "The result of `fn()`, as JSON has it: computed once per run, and read back after a kill"
-        path = self.folder and existing(self.folder/'cached')/f'{_file_name(name)}.json'
-        if path and path.exists(): return read_json(path)
-        value = plain(fn(), name)
+    def _piece(self, name):
+        "The file of a finished piece of work, None without a folder"
+        return self.folder and existing(self.folder/'cached')/f'{_file_name(name)}.json'
+
+    def is_done(self, name:str) -> bool:
+        "Whether a piece of work is there already"
+        return bool((path := self._piece(name)) and path.exists())
+
+    def cached(self, name:str, fn:Callable, title:str='') -> Any:
+        "The result of `fn()`, as JSON has it: computed once per run, and read back after a kill; `title`: in words"
+        path = self._piece(name)
+        if self.is_done(name): return read_json(path)
+        with stage(title or name, kept=True): value = plain(fn(), name)
         if path: write_whole(path, to_json(value, name))
         return value
 
+    def each(self, pieces:dict) -> dict:
+        "name -> `fn()`, of name -> (title, fn): pieces that take about as long, so that one tells of the others"
+        waiting, found = [name for name in pieces if not self.is_done(name)], {}
+        for name, (title, fn) in pieces.items():
+            with part(len(waiting), len(pieces)) if name in waiting else nullcontext():
+                found[name] = self.cached(name, fn, title)
+        return found
+
 
 # %% ../nbs/lib/82_records.ipynb #runclass1
-@dataclass
+@dataclass(repr=False)
 class Run(Workplace):
     "One run of an entry"
     entry: str = '' # such as 05_anchor_loss
@@ -192,6 +207,7 @@ class Run(Workplace):
         "Where this run computes"
         import torch
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    def __repr__(self): return f'Run({self.entry!r}, {self.cfg and self.cfg.preset}, {self.folder or "no folder"})'
 
     def announce(self, steps:int, seconds:float) -> None:
         "Print what this run is: preset, corpus, device, threads, planned steps, estimated time; and what was read"
@@ -200,20 +216,22 @@ class Run(Workplace):
         corpus = f"{self.corpus.name} (source: {self.corpus.info['source']})"
         print(f'preset {self.cfg.preset} · corpus {corpus} · {device_name()} · threads {torch.get_num_threads()} · '
               f'{steps:,} planned steps · about {duration(seconds)}')
+        expect(seconds, steps)
         print(f"text: {info['wrap']}, L={info['L']}, V={info['V']:,} · cut {info['cut']['train']:.1%} · unknown words "
               f"{info['oov']['test']:.1%} of test · fingerprint {info['fingerprint']}", flush=True)
 
     def each_arm(self, fn:Callable) -> dict:
         "'arm-seed' -> `fn(arm, seed)`, for every arm, seed by seed"
         pairs = [(arm, seed) for seed in range(self.cfg.seeds) for arm in self.cfg.arms]
-        return {f'{arm}-{seed}': self.cached(f'{arm}-{seed}', partial(fn, arm, seed)) for arm, seed in pairs}
+        return self.each({f'{arm}-{seed}': (f'arm {i} of {len(pairs)}: {arm}, seed {seed}', partial(fn, arm, seed))
+                          for i, (arm, seed) in enumerate(pairs, 1)})
 
     def record(
         self, experiment:Callable, # (run) -> dict: rows, samples, weights, headline, what else the page shows
     ) -> dict: # the record
         "The record of this run: of an experiment made now, or, when a page is rendered, the one it is made from"
         if self.shown: return self.shown
-        found = experiment(self)
+        with whole_run(self.entry): found = experiment(self)
         result = plain(circumstances(self) | found, 'record', digits=4)
         if self.folder: write_whole(self.folder/'record.json', to_json(result))
         if (kb := len(to_json(result))//1000) > RECORD_KB:
@@ -354,8 +372,8 @@ def find_record(
     known = [f'{p.parent.name}/{p.stem}' for p in sorted((root/'journal').glob('*/*.json'))]
     meant = [k for k in known if f'/{tail}'.endswith(f'/{k}') or k.endswith(f'/{tail}')]
     if len(meant) == 1: return read_record(_record_path(root, meant[0]))
-    near = [k for k in known if tail in k][:5]
-    hint = f"it may be one of {', '.join(near)}" if near else 'textdiffusion log shows them all'
+    near = [k for k in known if tail in k][:3] or difflib.get_close_matches(tail, known, n=3, cutoff=.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else 'textdiffusion log shows them all'
     raise ValueError(f'no record is called {name!r}: {hint}')
 
 # %% ../nbs/lib/82_records.ipynb #0645ef85

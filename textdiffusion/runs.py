@@ -10,11 +10,13 @@ __all__ = ['Plan', 'parameter_names', 'entry_module', 'prepare', 'working_folder
 import importlib
 import itertools
 import logging
+import math
 import os
 import re
 import shutil
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,10 +27,12 @@ from typing import Any
 from .checkout import (Entry, checkout, create_whole, entries, existing, find_entry, hold, read_json,
                                     settings, write_whole)
 from .presets import PRESET_NAMES, is_empty, one_of, settle
+from .progress import BOARD, stage
 from .records import digest, drift, pinned, read_pins, read_record, run_key, to_json
+from .screens import relay
 
 # %% ../nbs/lib/86_runs.ipynb #34ca864d
-@dataclass
+@dataclass(repr=False)
 class Plan:
     "A run that has passed every check"
     entry: Entry # what
@@ -36,6 +40,8 @@ class Plan:
     given: dict # the ones the notebook is told
     key: str # from `run_key`
     root: Path # the checkout
+
+    def __repr__(self): return f'Plan({self.entry.name!r}, {self.cfg.preset}, {self.cfg.corpus!r}, key {self.key})'
 
 def parameter_names(
     entry:Entry, # a notebook
@@ -57,6 +63,7 @@ def entry_module(
     raise ValueError(f'{name} belongs to another checkout: install this one with pip install -e .')
 
 # %% ../nbs/lib/86_runs.ipynb #cdd85ea8
+@stage('checking')
 def prepare(
     name:str, # of the entry
     params:dict, # parameter -> value
@@ -92,6 +99,13 @@ def working_folder(
             yield folder
             return
 
+def _keep(plan, folder, record):
+    "Write the models of a run as folders that can be loaded, and say where they are"
+    from textdiffusion.keeping import keep_models
+    kept, left = keep_models(folder/'checkpoints', folder/'models', read_json(record), plan.cfg)
+    for path in kept: print('Kept', path.relative_to(plan.root))
+    for name, why in left.items(): print(f'Not kept, {name}: {why}')
+
 def _finish(folder, message):
     "Mark a run as finished; checkpoints go; pieces, log and record stay"
     write_whole(folder/'finished.txt', message + '\n')
@@ -118,11 +132,24 @@ def _environment(**variables):
         for k in variables: os.environ.pop(k, None)
         os.environ.update({k: v for k, v in before.items() if v is not None})
 
+# %% ../nbs/lib/86_runs.ipynb #sparselog
+def _sparse(seconds):
+    "A filter for a log: a line of progress only every so many seconds"
+    last = -math.inf
+    def keep(record):
+        nonlocal last
+        if not (text := record.getMessage()).startswith('\r'): return True
+        if (line := text.split('\r')[-1].strip()) == '' or time.monotonic() - last < seconds: return False
+        last, record.msg, record.args = time.monotonic(), line, ()
+        return True
+    return keep
+
 @contextmanager
 def _logged(path):
     "Send papermill's log to a file, which grows"
     logger, handler = logging.getLogger('papermill'), logging.FileHandler(path, encoding='utf-8')
     handler.setFormatter(logging.Formatter('%(asctime)s %(message)s', '%H:%M:%S'))
+    handler.addFilter(_sparse(30))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
     try: yield
@@ -131,13 +158,14 @@ def _logged(path):
         handler.close()
 
 class _Echo:
-    "A file for papermill that passes on what cells print, line by line"
-    def __init__(self, file): self.file = file
+    "A file for papermill that passes on what cells print, line by line; lines of progress go to the stage of the run"
+    def __init__(self, file, bar): self.file, self.bar = file, bar
+
+    def _moment(self, line): self.bar.heard = line
 
     def write(self, text):
-        "Print every line that says something; a progress bar's carriage returns are ends of lines"
-        for line in re.split(r'[\r\n]+', text):
-            if line.strip(): print(line.rstrip(), file=self.file, flush=True)
+        "Print every line that says something"
+        relay(text, self._moment, BOARD.keep, lambda line: BOARD.aside(line, self.file))
 
     def flush(self):
         "Let it be seen now"
@@ -147,13 +175,13 @@ class _Echo:
 class RunFailed(RuntimeError):
     "A run that stopped; its folder holds what there is"
 
-def _execute(entry, given, out, root, **variables):
+def _execute(doing, entry, given, out, root, **variables):
     "Execute a notebook into `out`; what its cells print appears here and in log.txt beside it"
     import papermill
-    with _logged(out.parent/'log.txt'), _environment(**_surroundings(root) | variables):
+    with stage(doing) as bar, _logged(out.parent/'log.txt'), _environment(**_surroundings(root) | variables):
         try: papermill.execute_notebook(
                 str(entry.path), str(out), parameters=given, cwd=str(entry.path.parent), log_output=True,
-                progress_bar=False, stdout_file=_Echo(sys.stdout), stderr_file=_Echo(sys.stderr),
+                progress_bar=False, stdout_file=_Echo(sys.stdout, bar), stderr_file=_Echo(sys.stderr, bar),
                 autosave_cell_every=10, start_timeout=180,
                 coalesce_streams=True, extra_arguments=['--log-level=CRITICAL'])
         except papermill.PapermillExecutionError as e:
@@ -169,7 +197,8 @@ def train(
     if done.exists() and record.exists(): return record
     with (folder/'attempts.txt').open('a') as file: file.write(datetime.now().isoformat(timespec='seconds') + '\n')
     record.unlink(missing_ok=True)
-    try: _execute(plan.entry, plan.given, folder/'partial.ipynb', plan.root, TEXTDIFFUSION_RUN=str(folder))
+    doing, out = plan.entry.name, folder/'partial.ipynb'
+    try: _execute(doing, plan.entry, plan.given, out, plan.root, TEXTDIFFUSION_RUN=str(folder))
     except RunFailed as e:
         where = folder.relative_to(plan.root)
         raise RunFailed(f'{e}; the notebook up to there is {where}/partial.ipynb, the log {where}/log.txt') from None
@@ -270,7 +299,7 @@ def render(
     given = _given(rec, entry, entry_module(entry, root).PRESETS)
     with tempfile.TemporaryDirectory() as folder:
         partial = Path(folder)/'page.ipynb'
-        _execute(entry, given, partial, root, TEXTDIFFUSION_RECORD=str(path.resolve()))
+        _execute(f'page of {entry.name}', entry, given, partial, root, TEXTDIFFUSION_RECORD=str(path.resolve()))
         text = cleaned_page(read_json(partial), rec, root)
     if not out.exists() or out.read_text(encoding='utf-8') != text: write_whole(out, text)
     return out
@@ -298,6 +327,7 @@ def run(
     name:str, # of the entry
     params:dict|None=None, # parameter -> value, what `-p` gives
     root:Path|None=None, # the checkout
+    keep:bool=False, # whether the trained models stay in the run's folder, ready to be loaded
 ) -> Path: # the page
     "Check, execute, record, publish and render one entry; a run that was killed goes on where it stopped"
     plan = prepare(name, params or {}, root)
@@ -308,6 +338,7 @@ def run(
         record, published = train(plan, folder), plan.cfg.preset != 'smoke'
         where = publish(record, plan.root, private) if published else record
         page = render(where, plan.root, None if published else folder/'page.ipynb')
+        if keep: _keep(plan, folder, record)
         _finish(folder, str(page.relative_to(plan.root)))
     print('Published' if published else 'Kept, since smoke runs are not published:', page.relative_to(plan.root))
     return page

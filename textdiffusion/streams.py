@@ -10,17 +10,19 @@ __all__ = ['CONTEXT', 'stream_text', 'running_text', 'check_text', 'random_windo
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .arguments import called, check_count, check_rows, check_tokens
 from .batching import step_generator
 from .corpora import CORPORA, Corpus, build_stream, load_corpus
 from .tokenizing import char_tokenizer
 from .denoising import masked_nelbo
 from .grammar import GRAMMARS, is_grammar
-from .metrics import unigram_entropy
+from .metrics import characters, unigram_entropy
 from .models import CausalLM
 from .ngrams import NGram
 from .sampling import evaluating
@@ -47,8 +49,8 @@ def running_text(
     if is_grammar(name):
         language = load_corpus(name)
         about = {k: language.info[k] for k in ('source', 'licence', 'grammar') if k in language.info}
-        about |= dict(note='one sentence a line')
-        return build_stream(language.name, stream_text(language, lines), tokenizer, seq_len, **about)
+        return build_stream(language.name, stream_text(language, lines), tokenizer, seq_len, **about,
+                            note='one sentence a line')
     own = dict(column=column, running=True) if name not in CORPORA else dict(column=column)
     return load_corpus(name, seq_len, tokenizer, data_dir, **own)
 
@@ -75,6 +77,9 @@ def random_windows(
     seed=0,
 ) -> Tensor:        # (B,L) int64
     "Windows that begin anywhere, a pure function of the step"
+    check_count('batch_size', batch_size)
+    if len(stream) < seq_len:
+        raise ValueError(f'a text of {len(stream):,} tokens is too short for windows of {seq_len}')
     starts = torch.randint(len(stream)-seq_len+1, (batch_size,), generator=step_generator(seed, step))
     return stream[(starts[:, None] + torch.arange(seq_len)).to(stream.device)]
 
@@ -105,6 +110,8 @@ def text_nll(
     draws:int=16,  # masks per row
 ) -> Tensor:       # (n,) float64 nats per row
     "What the rest of each row costs: exact for an autoregressive model, else the bound"
+    if not 0 <= context < ids.shape[1]:
+        raise ValueError(f'context must be from 0 to {ids.shape[1]-1}, below the tokens of a row, got {context}')
     if not isinstance(model, CausalLM):
         return masked_nelbo(model, ids, mask_id, draws=draws, keep=torch.arange(ids.shape[1]) < context)
     with evaluating(model):
@@ -118,6 +125,9 @@ def write(
     generator:torch.Generator|None=None, # of the draws
 ) -> Tensor:    # (B,L) tokens
     "Text drawn from left to right, one call per token"
+    if not isinstance(model, CausalLM): raise TypeError(f'write needs a CausalLM, got {called(model)}')
+    if length <= check_tokens(ids).shape[1]:
+        raise ValueError(f'length must be above the {ids.shape[1]} tokens that are there, got {length}')
     start = model.config.vocab_size - 1
     while ids.shape[1] < length:
         logits = model(F.pad(ids, (1, 0), value=start))[:, -1, :start]
@@ -165,11 +175,13 @@ def nll_row(
     draws:int=16,  # masks per row
 ) -> dict:         # for each column nats per character and their standard error; bits where there is a column nats
     "What rows of held-out text cost"
-    row = dict(blocks=len(rows))
+    if corpus.eos_id is not None:
+        raise ValueError(f'nll_row prices running text, and {corpus.name} is made of sentences; nll_rates prices these')
+    row = dict(blocks=len(check_rows(rows, 'rows')))
     for column, context in contexts.items():
         nats = text_nll(model, rows, corpus.mask_id, context, draws)
-        characters = sum(map(len, corpus.decode(rows[:, context:])))
-        row |= {column: nats.sum().item()/characters, f'{column}_se': nats.std().item()*len(rows)**.5/characters}
+        letters = characters(rows[:, context:], corpus)
+        row |= {column: nats.sum().item()/letters, f'{column}_se': nats.std().item()*len(rows)**.5/letters}
     return row | (dict(bits=row['nats']/math.log(2)) if 'nats' in row else {})
 
 def untrained_rows(
@@ -177,6 +189,7 @@ def untrained_rows(
     n:int,  # blocks
 ) -> list:  # rows of a blind guess among the characters that occur, and of 1-, 3- and 5-gram models
     "What held-out blocks cost without training: nats and bits per character, from nothing and given 16"
+    check_count('n', n)
     blind = math.log(len(set(corpus.text['train'][0])))
     rows = [dict(arm='blind guess', nats=blind, given=blind)]
     for k in (1, 3, 5):
