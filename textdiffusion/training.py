@@ -379,22 +379,23 @@ def fit(
     plan = plan_of(model, opts, batches(0), loss=loss_fn, **told) if folder else None
     loss, scaler, models, state = _begin(model, loss_fn, opts, evaluate, process, folder, plan, extend)
     outs, begun, rates = [], time.perf_counter() - state['seconds'], _base_rates(opts)
-    bar = _bar(steps, state['step'], name, process)
-    for step in range(state['step'], steps):
-        if patience and state['bad'] >= patience: break
-        _rates(rates, rate(step, steps))
-        ids = _mine(check_batch(batches(step), model, step, step == state['step']), seed, step, process)
-        row = (step+1) % every == 0 or step+1 == steps
-        with _in_words(name, step, ids, model):
-            outs.append(train_step(model, loss, ids, opts, clip, process.gradient_accumulation_steps, scaler, process))
-            ema_update(models['ema'], model, step, ema)
-            if row: _finish_row(state, step+1, outs, *models.values(), evaluate, process)
-        _show(bar, state['history'][-1] if row else None)
-        if folder and row and ((step+1) % (save_every or every*math.ceil(200/every)) == 0 or step+1 == steps):
-            _save(folder, state, models, opts, scaler, begun, process)
-    bar.close()
-    return Fit(model.eval(), models['best' if evaluate else 'ema'], state['history'], steps, state['step'],
-               time.perf_counter() - begun, state['best'])
+    def so_far(done): return Fit(model.eval(), models['best' if evaluate else 'ema'], state['history'], steps, done,
+                                 time.perf_counter() - begun, state['best'])
+    shown = stage('training', steps, name, state['step'], kept=True, shown=process.is_main_process)
+    with shown as bar, _stoppable(bar, folder, so_far):
+        for step in range(state['step'], steps):
+            if patience and state['bad'] >= patience: break
+            _rates(rates, rate(step, steps))
+            ids = _mine(check_batch(batches(step), model, step, step == state['step']), seed, step, process)
+            row = (step+1) % every == 0 or step+1 == steps
+            with _in_words(name, step, ids, model):
+                outs.append(train_step(model, loss, ids, opts, clip, parts, scaler, process))
+                ema_update(models['ema'], model, step, ema)
+                if row: _finish_row(state, step+1, outs, *models.values(), evaluate, process)
+            _show(bar, outs, state['history'][-1] if row else None)
+            if folder and row and ((step+1) % (save_every or every*math.ceil(200/every)) == 0 or step+1 == steps):
+                _save(folder, state, models, opts, scaler, begun, process)
+    return so_far(state['step'])
 
 # %% ../nbs/lib/40_training.ipynb #e6f2a4aa
 def pretrain_stand_in(
