@@ -54,7 +54,8 @@ def test_a_schedule_has_one_home():
     model, corpus = gaussian(head='predict_eps'), load_corpus('restaurants')
     ids = torch.randint(4, 11, (4, 6), generator=torch.Generator().manual_seed(0))
     x0 = model.embed(ids).detach()
-    uses = (lambda ab: sample(model, (2, 5, 8), ab, 3), lambda ab: denoising_table(model, x0, ids, corpus, ab, ts=(.5,)),
+    uses = (lambda ab: sample(model, (2, 5, 8), ab, 3),
+            lambda ab: denoising_table(model, x0, ids, corpus, ab, ts=(.5,)),
             lambda ab: input_sensitivity(model, x0, ids, corpus, ab, ts=(.5,)),
             lambda ab: eps_loss(model, model.emb.detach(), ids, ab, levels=2), lambda ab: diffusion_lm(ab)(model, ids))
     for use in uses:

@@ -86,7 +86,7 @@ class Collator:
         "From dicts with input_ids of any length: input_ids, attention_mask, labels (B,L), mask_prob (B,)"
         ids = self.tokenizer.pad([dict(input_ids=e['input_ids']) for e in examples], return_tensors='pt')
         text, share = ids['input_ids'], self.draw_t(len(examples))
-        place = torch.arange(text.shape[1]) - ids['attention_mask'].argmax(1)[:, None]   # in the text, padded where ever
+        place = torch.arange(text.shape[1]) - ids['attention_mask'].argmax(1)[:, None]   # in the text
         keep = masks.protected(self.tokenizer.all_special_ids, 0)(text) | (place < self.prefix_length)
         z_t = masks.mask_tokens(text, share, self.tokenizer.mask_token_id, keep)
         labels = text.masked_fill(z_t != self.tokenizer.mask_token_id, -100)

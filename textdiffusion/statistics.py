@@ -10,7 +10,6 @@ __all__ = ['t_quantile', 'Estimate', 'interval', 'values_by_seed', 'estimate', '
 import math
 from statistics import fmean, stdev
 from typing import NamedTuple
-from .arguments import check_number
 
 # %% ../nbs/lib/66_statistics.ipynb #399c2786
 _T_975 = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281, # 97.5 % quantiles of
@@ -89,12 +88,17 @@ def paired(
     return interval(a[s] - b[s] for s in a if s in b)
 
 # %% ../nbs/lib/66_statistics.ipynb #6f2cf8ba
+def _check_bar(bar, least=-math.inf):
+    "A ValueError unless it is a finite number above `least`"
+    if not (isinstance(bar, (int, float)) and least < bar < math.inf):
+        raise ValueError(f'bar must be a finite number{" above 0" if least == 0 else ""}, got {bar!r}')
+
 def above(
     g:Estimate, # a mean or a difference
     bar:float,  # what was believed
 ) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
     "Whether it lies above a bar"
-    check_number('bar', bar, -math.inf)
+    _check_bar(bar)
     return g.mean > bar if abs(g.mean - bar) >= g.half else None
 
 def below(
@@ -102,7 +106,7 @@ def below(
     bar:float,  # what was believed
 ) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
     "Whether it lies below a bar"
-    check_number('bar', bar, -math.inf)
+    _check_bar(bar)
     return g.mean < bar if abs(g.mean - bar) >= g.half else None
 
 def within(
@@ -110,7 +114,7 @@ def within(
     bar:float,  # > 0
 ) -> bool|None: # None where the bar lies inside the interval, or nothing was measured
     "Whether it is smaller than a bar, in either direction"
-    check_number('bar', bar, above=True)
+    _check_bar(bar, 0.)
     return below(g._replace(mean=abs(g.mean)), bar)
 
 def all_hold(
