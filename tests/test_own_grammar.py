@@ -158,12 +158,14 @@ def test_they_are_installed_with_the_package(tmp_path):
 def test_the_weather_is_another_language_of_like_entropy():
     weather, ours = load_grammar(WEATHER), load_grammar('restaurants')
     assert len(weather.words) >= 60 and abs(weather.entropy() - ours.entropy()) < 1
+    far = [w for w in weather.sample(2000) if {':', 'but', 'either'} & set(w)]      # their end agrees with their start
+    assert .3 < len(far)/2000 < .42
     assert len(set(weather.words) & set(ours.words)) < 15
 
 @pytest.mark.parametrize('good, bad', [
     ('drizzle over kent at dawn : pack boots .', 'drizzle over kent at dawn : pack water .'),
-    ('kent will wake up to thick fog , but tonight a gale from the west reaches kent .',
-     'kent will wake up to thick fog , but tonight a gale from the west reaches wales .'),
+    ('kent will wake up to thick fog , but tonight a gale reaches kent .',
+     'kent will wake up to thick fog , but tonight a gale reaches wales .'),
     ('expect either drizzle or hail in wales tonight .', 'expect drizzle or hail in wales tonight .')])
 def test_it_agrees_over_distance(good, bad):
     weather = load_grammar(WEATHER)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 
-from .rules import MAX_ARCS, Rules, read_rules, spell_out
+from .rules import MAX_ARCS, Rules
 
 # %% ../nbs/lib/02_automata.ipynb #b0873648
 END = '/END' # the end of a sentence, as if it were a word
