@@ -165,6 +165,35 @@ def describe(
         info['test_in_train'] = int(np.isin(marks['test'], marks['train']).sum())
     return info | dict(fingerprint=fingerprint([corpus.train, corpus.valid, corpus.test], corpus.tokenizer))
 
+# %% ../nbs/lib/09_corpus.ipynb #96543219
+def _parts(texts):
+    "The lines of running text, to be tokenised one by one"
+    if isinstance(texts, Texts): return lines_of(texts)
+    return [line for text in texts for line in text.splitlines(keepends=True)]
+
+def _encoded(tokenizer, texts, cut):
+    "The tokens of many texts, end to end, and how many each piece has"
+    parts = (piece for text in texts for piece in cut(text))
+    found = [(ids, np.array(lengths, np.int32)) for ids, lengths in encode_chunks(tokenizer, parts)]
+    return tuple(np.concatenate(part) for part in zip(*found))
+
+def _usual_length(lengths):
+    "The L in which 99 % of the sentences fit"
+    return int(min(256, max(8, np.quantile(lengths, .99, method='higher') + 2)))
+
+def _narrow(n): return np.int32 if n > NARROW else np.int64
+
+def _sentences(label, flat, lengths, special, seq_len):
+    "The rows of sentences, and the share of them that were cut"
+    rows = framed_rows(flat, lengths, special, seq_len, _narrow(len(lengths)*seq_len))
+    return rows, (lengths > seq_len-2).mean().item()
+
+def _blocks(label, flat, lengths, special, seq_len):
+    "The rows of running text, and the share of its tokens left out at the end"
+    n = len(flat)
+    if n < seq_len: raise ValueError(f'{label} has {n} tokens, fewer than one block of seq_len={seq_len}.')
+    return block_rows(flat, seq_len, _narrow(n)), n % seq_len/n
+
 # %% ../nbs/lib/09_corpus.ipynb #4bd03f93
 NARROW = 32_000_000 # tokens; a larger training split is held in 4 bytes a token, and its batches in 8 as always
 
@@ -194,34 +223,6 @@ def tokenised(
                          f'{corpus.vocab_size}); '
                          'expected words that it has, or for a word tokenizer enough text that some pass its count.')
     return corpus
-
-def _parts(texts):
-    "The lines of running text, to be tokenised one by one"
-    if isinstance(texts, Texts): return lines_of(texts)
-    return [line for text in texts for line in text.splitlines(keepends=True)]
-
-def _encoded(tokenizer, texts, cut):
-    "The tokens of many texts, end to end, and how many each piece has"
-    parts = (piece for text in texts for piece in cut(text))
-    found = [(ids, np.array(lengths, np.int32)) for ids, lengths in encode_chunks(tokenizer, parts)]
-    return tuple(np.concatenate(part) for part in zip(*found))
-
-def _usual_length(lengths):
-    "The L in which 99 % of the sentences fit"
-    return int(min(256, max(8, np.quantile(lengths, .99, method='higher') + 2)))
-
-def _narrow(n): return np.int32 if n > NARROW else np.int64
-
-def _sentences(label, flat, lengths, special, seq_len):
-    "The rows of sentences, and the share of them that were cut"
-    rows = framed_rows(flat, lengths, special, seq_len, _narrow(len(lengths)*seq_len))
-    return rows, (lengths > seq_len-2).mean().item()
-
-def _blocks(label, flat, lengths, special, seq_len):
-    "The rows of running text, and the share of its tokens left out at the end"
-    n = len(flat)
-    if n < seq_len: raise ValueError(f'{label} has {n} tokens, fewer than one block of seq_len={seq_len}.')
-    return block_rows(flat, seq_len, _narrow(n)), n % seq_len/n
 
 # %% ../nbs/lib/09_corpus.ipynb #0f6fc8d9
 def build_corpus(

@@ -221,8 +221,7 @@ def read_corpus(run) -> None:
     "Check the parameters and load the text of a run, real text in `pieces` byte pairs"
     cfg = run.cfg
     pieces = None if cfg.corpus.startswith('restaurants') else partial(bpe_tokenizer, vocab_size=cfg.pieces)
-    run.corpus = load_corpus(cfg.corpus, cfg.seq_len, tokenizer=pieces, data_dir=getattr(cfg, 'data_dir', None) or None,
-                             column=getattr(cfg, 'column', None))
+    run.corpus = load_corpus(cfg.corpus, cfg.seq_len, pieces, getattr(cfg, 'data_dir', None), getattr(cfg, 'column', None))
     run.corpus = run.corpus.to(run.device)
     check(cfg, run.corpus)
 def _ddpm_step(x_t, x0_hat, ab_t, ab_s, noise, previous=None) -> Tensor: # x_s; arguments as of `ancestral_step`
