@@ -8,7 +8,6 @@ __all__ = ['READERS', 'SENTENCE', 'Texts', 'lines_of', 'choose_column', 'plain_r
            'safe_name', 'OwnText', 'sources_of', 'own_text']
 
 # %% ../nbs/lib/07_files.ipynb #82deaaa3
-import csv
 import hashlib
 import json
 import random

@@ -37,8 +37,10 @@ def utf8_lines(
     with open(path, 'rb') as file:
         for n, raw in enumerate(file, 1):
             try: line = raw.decode('utf-8-sig' if n == 1 else 'utf-8')
-            except UnicodeDecodeError as error: raise ValueError(
-                f'{path}: line {n} is not UTF-8 (byte 0x{error.object[error.start]:02x}); save the file as UTF-8.') from None
+            except UnicodeDecodeError as error:
+                byte = error.object[error.start]
+                raise ValueError(
+                    f'{path}: line {n} is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8.') from None
             if '\0' in line:
                 raise ValueError(f'{path}: line {n} has a NUL byte, as no text file has; expected text in UTF-8.')
             yield n, line.replace('\r\n', '\n')
@@ -58,7 +60,8 @@ def csv_rows(
     delimiter:str=',', # between fields
 ) -> Iterator[tuple[int, list[str]]]: # the line on which a row begins, from 1, and its fields; blank lines left out
     "The rows of a CSV file; no row, broken quoting and rows of different lengths are errors that name the line"
-    reader, start, header = csv.reader((line for _, line in utf8_lines(path)), delimiter=delimiter, strict=True), 1, None
+    reader = csv.reader((line for _, line in utf8_lines(path)), delimiter=delimiter, strict=True)
+    start, header = 1, None
     try:
         for row in reader:
             header = header or row

@@ -331,7 +331,8 @@ def run(
 ) -> Path: # the page
     "Check, execute, record, publish and render one entry; a run that was killed goes on where it stopped"
     plan = prepare(name, params or {}, root)
-    private = tuple(p for k in ('corpus', 'data_dir', 'base_model') if Path(p := getattr(plan.cfg, k, None) or '').is_absolute())
+    paths = (getattr(plan.cfg, k, None) or '' for k in ('corpus', 'data_dir', 'base_model'))
+    private = tuple(p for p in paths if Path(p).is_absolute())
     with working_folder(plan) as folder:
         again = ', where an earlier attempt stopped' if (folder/'attempts.txt').exists() else ''
         print(f'{plan.entry.name} works in {folder.relative_to(plan.root)}{again}', flush=True)

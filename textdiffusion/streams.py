@@ -34,7 +34,8 @@ def stream_text(
     lines:int|None=None, # sentences in each split; None = all
 ) -> dict:               # split -> one long text
     "The text of a corpus as one stream"
-    if corpus.eos_id is not None: return {split: '\n'.join(texts[:lines]) + '\n' for split, texts in corpus.text.items()}
+    if corpus.eos_id is not None:
+        return {split: '\n'.join(texts[:lines]) + '\n' for split, texts in corpus.text.items()}
     return {split: ''.join(texts) for split, texts in corpus.text.items()}
 
 def running_text(
