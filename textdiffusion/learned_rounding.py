@@ -209,6 +209,7 @@ DRIFT = dict(tol=dict(valid=.08, top=.06, kl=.3, teacher_nll=.4))     # three st
 
 # %% ../nbs/04_learned_rounding.ipynb #b17b18b9
 from .corpora import load_corpus
+from .grammar import is_grammar
 from .tokenizing import bpe_tokenizer
 from .sampling import mean_of_scores, sample, spaced
 from .schedules import posterior
@@ -220,7 +221,7 @@ def check(cfg, corpus) -> None:
 def read_corpus(run) -> None:
     "Check the parameters and load the text of a run, real text in `pieces` byte pairs"
     cfg = run.cfg
-    pieces = None if cfg.corpus.startswith('restaurants') else partial(bpe_tokenizer, vocab_size=cfg.pieces)
+    pieces = None if is_grammar(cfg.corpus) else partial(bpe_tokenizer, vocab_size=cfg.pieces)
     run.corpus = load_corpus(cfg.corpus, cfg.seq_len, pieces, getattr(cfg, 'data_dir', None), getattr(cfg, 'column', None))
     run.corpus = run.corpus.to(run.device)
     check(cfg, run.corpus)
