@@ -15,6 +15,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from .grammar import is_grammar
 from .models import GaussianConfig, TiedDecoder
 from .objectives import decoder_nll, eps_mse, grid_t, objective, t0_mse, token_ce, x0_mse
 from .reading import Belief, Facts, change, fact, level
@@ -209,7 +210,6 @@ DRIFT = dict(tol=dict(valid=.08, top=.06, kl=.3, teacher_nll=.4))     # three st
 
 # %% ../nbs/04_learned_rounding.ipynb #b17b18b9
 from .corpora import load_corpus
-from .grammar import is_grammar
 from .tokenizing import bpe_tokenizer
 from .sampling import mean_of_scores, sample, spaced
 from .schedules import posterior
