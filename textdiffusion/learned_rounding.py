@@ -15,7 +15,6 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from .grammar import is_grammar
 from .models import GaussianConfig, TiedDecoder
 from .objectives import decoder_nll, eps_mse, grid_t, objective, t0_mse, token_ce, x0_mse
 from .reading import Belief, Facts, change, fact, level
