@@ -209,7 +209,6 @@ DRIFT = dict(tol=dict(valid=.08, top=.06, kl=.3, teacher_nll=.4))     # three st
 
 # %% ../nbs/04_learned_rounding.ipynb #b17b18b9
 from .corpora import load_corpus
-from .grammar import is_grammar
 from .tokenizing import bpe_tokenizer
 from .sampling import mean_of_scores, sample, spaced
 from .schedules import posterior

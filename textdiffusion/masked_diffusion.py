@@ -56,8 +56,7 @@ def whole(ids, corpus) -> Tensor: # (n,) bool
 def check(cfg, corpus) -> None:
     "Refuse running text, which has no sentences whose end could be written"
     if corpus.eos_id is None: raise ValueError(f'corpus {corpus.name} is running text, and this entry needs sentences: '
-                                               'choose restaurants, restaurants-large, e2e, rotten_tomatoes or a '
-                                               '.grammar file of your own')
+                                               'choose restaurants, e2e, rotten_tomatoes or a .grammar file')
 
 # %% ../nbs/06_masked_diffusion.ipynb #90347226
 def parallel_bound(
