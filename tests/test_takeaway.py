@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,10 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from textdiffusion.command import main
 from textdiffusion.generating import inform
+from textdiffusion.model_commands import text_for
 from textdiffusion.models import CausalConfig, CausalLM, GaussianConfig, GaussianDenoiser, MaskedConfig, MaskedDenoiser
 from textdiffusion.sampling import sample
 from textdiffusion.saved import load_model, save_model
 from textdiffusion.schedules import mask_linear, rescale, sqrt
+from textdiffusion.tokenizing import list_tokenizer
 
 SIZES = dict(d_model=32, n_layers=1, n_heads=2)
 TINY = '--steps 3 --width 32 --layers 1 --batch-size 8'.split()
@@ -67,7 +70,8 @@ print(*texts_of(model.generate(num_return_sequences=3, steps=4, seed=0), model.c
     moved = shutil.move(out, tmp_path/'elsewhere')
     shutil.rmtree(moved/'checkpoints'); (moved/'training.json').unlink()          # nothing but the model is needed
     assert call(sys.executable, '-c', code, moved, cwd=tmp_path).stdout == first
-    assert str(tmp_path) not in ''.join(p.read_text(encoding='utf-8') for p in moved.iterdir() if p.suffix != '.safetensors')
+    written = [p.read_text(encoding='utf-8') for p in moved.iterdir() if p.suffix != '.safetensors']
+    assert str(tmp_path) not in ''.join(written)
 
 def test_transformers_says_what_to_import(folder):
     "Without `import textdiffusion` its message names it"
@@ -103,7 +107,6 @@ def pickled(folder):
     torch.save({}, folder/'pytorch_model.bin')
 
 def small_tokenizer(folder):
-    from textdiffusion.tokenizing import list_tokenizer
     list_tokenizer(['a', 'b']).save_pretrained(folder)
 
 DAMAGE = {
@@ -145,18 +148,19 @@ def test_target(tmp_path, folder, corpus, capsys):
     train = lambda out, *more: told(capsys, 'train', 'masked', '--corpus', 'restaurants', '--out', out, *(more or TINY))
     assert 'holds something else' in train(mine) and [p.name for p in mine.iterdir()] == ['thesis.tex']
     assert 'is a file' in train(mine/'thesis.tex')
-    for words, more in (('steps must be', ['--steps', '0']), ('multiple of 32', ['--width', '40']), ('lr must', ['--lr', '-1'])):
-        assert words in train(tmp_path/'new', *more) and not (tmp_path/'new').exists()
+    for words, more in (('steps must be', '--steps 0'), ('multiple of 32', '--width 40'), ('lr must', '--lr -1')):
+        assert words in train(tmp_path/'new', *more.split()) and not (tmp_path/'new').exists()
     assert 'unknown corpus' in told(capsys, 'train', 'masked', '--corpus', 'no such', '--out', tmp_path/'new')
     assert not (tmp_path/'new').exists()
     before = (folder/'model.safetensors').read_bytes()
-    assert main(['train', 'masked', '--corpus', 'restaurants', '--out', str(tmp_path/'a'), *TINY]) == 0
+    here = ['train', 'masked', '--corpus', 'restaurants', '--out', str(tmp_path/'a')]
+    assert main([*here, *TINY]) == 0
     capsys.readouterr()
     line = train(tmp_path/'a', *TINY, '--seed', '1', '--layers', '2')
     assert 'seed was 0 and is now 1' in line and 'layers was 1 and is now 2' in line
     assert 'grow and not shrink' in train(tmp_path/'a', *TINY[2:], '--steps', '2')
-    assert main(['train', 'masked', '--corpus', 'restaurants', '--out', str(tmp_path/'a'), *TINY[2:], '--steps', '5']) == 0
-    assert load_model(tmp_path/'a')[0].config.trained_on['steps'] == 5 and before == (folder/'model.safetensors').read_bytes()
+    assert main([*here, *TINY[2:], '--steps', '5']) == 0 and load_model(tmp_path/'a')[0].config.trained_on['steps'] == 5
+    assert before == (folder/'model.safetensors').read_bytes()
 
 # --- use that does not fit ---
 
@@ -165,27 +169,28 @@ def test_wrong_use(folder, corpus, tmp_path, capsys):
     twin = save_model(new_model(corpus, 'causal'), tmp_path/'twin', corpus.tokenizer)
     for words, args in {
             'exclude each other': [folder, '--prefix', 'the', '--infill', 'the [MASK]'],
-            'at most 27 tokens fit': [folder, '--prefix', 'the '*40], 'a text with gaps of 41': [folder, '--infill', 'the '*40 + '[MASK]'],
-            "no token for 'zebra'": [folder, '--prefix', 'the zebra'], 'temperature must be a number': [folder, '--temperature', '-1'],
+            'at most 27 tokens fit': [folder, '--prefix', 'the '*40],
+            'a text with gaps of 41': [folder, '--infill', 'the '*40 + '[MASK]'],
+            "no token for 'zebra'": [folder, '--prefix', 'the zebra'],
+            'temperature must be a number': [folder, '--temperature', '-1'],
             'steps must be': [folder, '--calls', '-1'], 'num_return_sequences': [folder, '-n', '0'],
             'temperature must be 1': [ours, '--temperature', '.5'], 'one call per token': [twin, '--calls', '3'],
-            'cannot fill gaps': [twin, '--infill', 'the [MASK]'], 'needs a text with [MASK]': [ours, '--infill', 'the']}.items():
+            'cannot fill gaps': [twin, '--infill', 'the [MASK]'],
+            'needs a text with [MASK]': [ours, '--infill', 'the']}.items():
         assert words in told(capsys, 'sample', *args), words
 
-def test_wrong_text(corpus, tmp_path, capsys):
-    "A model of running text and a corpus of sentences"
-    model = new_model(corpus)
+def test_wrong_text(corpus, tmp_path):
+    "A model of running text and a file of sentences; a model that lacks most of the words"
+    model, own = new_model(corpus), tmp_path/'own.txt'
+    own.write_text('\n'.join(corpus.text['train'][:300]))
+    where = lambda name: SimpleNamespace(corpus=name, data_dir=None, column=None)
+    assert text_for(where('restaurants'), model, corpus.tokenizer).fingerprint == corpus.fingerprint
+    assert text_for(where(str(own)), model, corpus.tokenizer).seq_len == corpus.seq_len
+    with pytest.raises(ValueError, match='unknown'):
+        text_for(where('restaurants'), model, list_tokenizer(corpus.grammar.words[:9]))
     model.config.running = True
-    save_model(model, tmp_path/'running', corpus.tokenizer)
-    from textdiffusion.model_commands import text_for
-    from types import SimpleNamespace
-    args, sentences = SimpleNamespace(corpus='restaurants', data_dir=None, column=None), new_model(corpus)
-    sentences.config.running = False
-    assert text_for(args, sentences, corpus.tokenizer).fingerprint == corpus.fingerprint
-    foreign = type(corpus.tokenizer)
-    from textdiffusion.tokenizing import list_tokenizer
-    other = list_tokenizer([f'word{i}' for i in range(78)])
-    with pytest.raises(ValueError, match='100% of the words|unknown'): text_for(args, sentences, other)
+    with pytest.raises(ValueError, match='was trained on running text and own is single sentences'):
+        text_for(where(str(own)), model, corpus.tokenizer)
 
 def test_wrong_schedule(corpus):
     "Where the config knows its schedule, another is refused; the right one, and self-conditioning, need no argument"

@@ -80,7 +80,7 @@ def _noise(config, alpha_bar):
                          f'factor {factor:g}; give alpha_bar as the config has it')
     return dict(schedule=name) | (dict(noise_factor=factor) if gaussian else {})
 
-# %% ../nbs/lib/76_generating.ipynb #390e2062
+# %% ../nbs/lib/76_generating.ipynb #c0b3222e
 def _given(config, input_ids):
     "The ids that were given, checked, (B,n); without BOS where there is one"
     if input_ids is None: return torch.empty(1, 0, dtype=torch.long)
@@ -106,8 +106,8 @@ def layout(
     room = L - 2*filling*(not config.running) - (not config.running and not filling)
     if ids.shape[1] > room or (not filling and ids.shape[1] == room):
         what, most = ('a text with gaps', room) if filling else ('a prefix', room-1)
-        raise ValueError(f'{what} of {ids.shape[1]} tokens is longer than the window: at most {most} tokens fit into this '
-                         f'model, whose L is {L}')
+        raise ValueError(f'{what} of {ids.shape[1]} tokens is longer than the window: at most {most} tokens fit into '
+                         f'this model, whose L is {L}')
     n = ids.shape[1]
     if not config.running:
         ids = torch.cat([ids.new_full((len(ids), 1), config.bos_token_id), ids], 1)
@@ -115,7 +115,7 @@ def layout(
     if filling and not config.running: return nn.functional.pad(ids, (0, L-ids.shape[1]), value=config.pad_token_id), L
     return (ids if ids.shape[1] == L else canvas(ids, L, gaps)), n if filling else L
 
-# %% ../nbs/lib/76_generating.ipynb #7f588416
+# %% ../nbs/lib/76_generating.ipynb #70c13ef4
 def token_draw(
     temperature:float=1.,  # above 0; below 1 sharper, above 1 flatter
     top_k:int|None=None,   # only the k most likely tokens
@@ -124,7 +124,8 @@ def token_draw(
 ) -> Callable:             # (logits (N,V), generator) -> (N,) tokens
     "A draw in proportion to the scores, after transformers' processors"
     if not (isinstance(temperature, (int, float)) and 0 < temperature < float('inf')):
-        raise ValueError(f'temperature must be a number above 0 (top_k=1 takes the most likely token), got {temperature!r}')
+        raise ValueError('temperature must be a number above 0 (top_k=1 takes the most likely token), '
+                         f'got {temperature!r}')
     if top_k is not None and not (isinstance(top_k, int) and top_k > 0):
         raise ValueError(f'top_k must be a whole number of at least 1, got {top_k!r}')
     if top_p is not None and not 0 < top_p <= 1: raise ValueError(f'top_p must lie in (0, 1], got {top_p!r}')
@@ -173,7 +174,7 @@ def _generate(model, write, input_ids, attention_mask, num_return_sequences, max
         ids = torch.cat([write(part.to(device), chance) for part in parts])
     return ended(ids[:, :min(longest, max_length or longest)], config)
 
-# %% ../nbs/lib/76_generating.ipynb #e3180e59
+# %% ../nbs/lib/76_generating.ipynb #b7d95b4f
 @singledispatch
 def generate(
     model:nn.Module, # after `inform`, or a saved one
@@ -181,7 +182,8 @@ def generate(
     **how,           # the same
 ) -> Tensor:         # (B, at most L) token ids
     "What `model.generate` calls: the function that is registered for the kind of model"
-    raise ValueError(f'a {type(model).__name__} cannot generate: choose a masked, a continuous or an autoregressive model')
+    raise ValueError(f'a {type(model).__name__} cannot generate: choose a masked, a continuous or an autoregressive '
+                     'model')
 
 # %% ../nbs/lib/76_generating.ipynb #5110070c
 def generate_masked(

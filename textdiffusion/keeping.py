@@ -5,18 +5,16 @@
 # %% auto #0
 __all__ = ['schedules_in', 'model_in', 'corpus_of', 'keep_models']
 
-# %% ../nbs/lib/79_keeping.ipynb #c03204b2
-from collections.abc import Callable, Iterable
+# %% ../nbs/lib/79_keeping.ipynb #726f6d67
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-import torch
 from safetensors.torch import load_file
 from torch import nn
 from transformers import CONFIG_MAPPING, AutoModel
 from .checkpoints import last_checkpoint, read_facts
 from .corpora import load_corpus
 from .generating import inform
-from .grammar import GRAMMARS
 from .saved import save_model
 from .schedules import MASK_SCHEDULES, SCHEDULES, rescale
 from .streams import running_text
@@ -36,7 +34,7 @@ def schedules_in(
     if name == _RESCALED and 'F' in inside: return [rescale(f, inside['F']) for f in schedules_in(inside['alpha_bar'])]
     return [f for part in plan.values() for f in schedules_in(part)]
 
-# %% ../nbs/lib/79_keeping.ipynb #67afa5f7
+# %% ../nbs/lib/79_keeping.ipynb #542aa887
 def model_in(
     found:Path, # a checkpoint's folder, of the last step
     corpus,     # Corpus it was trained on
@@ -53,7 +51,8 @@ def model_in(
     model = AutoModel.from_config(CONFIG_MAPPING[config['model_type']].from_dict(config))
     model.load_state_dict(load_file(best if best.exists() else found/'ema.safetensors'))
     terms = [k.split(' (')[0] for k in plan['loss'].get('closure', {}).get('terms', {})]
-    return inform(model, corpus, told[0] if told else None, ' + '.join(terms), steps=facts['step'], seed=plan['seed']).eval()
+    schedule = told[0] if told and 'Causal' not in kind else None
+    return inform(model, corpus, schedule, ' + '.join(terms), steps=facts['step'], seed=plan['seed']).eval()
 
 # %% ../nbs/lib/79_keeping.ipynb #4a063922
 def corpus_of(

@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# %% ../nbs/lib/89_model_commands.ipynb #92e4544c
+# %% ../nbs/lib/89_model_commands.ipynb #341c9dd7
 COMMANDS = ('train', 'evaluate', 'sample')
 TRACKERS = ('tensorboard', 'trackio', 'wandb')
 
@@ -33,10 +33,10 @@ def add_commands(
     p.add_argument('--out', required=True, metavar='FOLDER', help='new, or of the same training with fewer steps')
     p.add_argument('--tokenizer', help='word, char, bpe, or a folder; default: what suits the text')
     p.add_argument('--seq-len', type=int, help='tokens in the window')
-    for name, kind, value, text in (('steps', int, 1000, 'of training, in all'), ('batch-size', int, 64, 'rows'),
-                                    ('lr', float, None, 'learning rate; default: the recipe\'s'), ('seed', int, 0, 'of chance'),
-                                    ('width', int, 128, 'of the network'), ('layers', int, 3, 'blocks')):
-        p.add_argument(f'--{name}', type=kind, default=value, help=text + (f'; default: {value}' if value is not None else ''))
+    p.add_argument('--lr', type=float, help="learning rate; default: the recipe's")
+    for name, value, text in (('steps', 1000, 'of training, in all'), ('batch-size', 64, 'rows'), ('seed', 0, 'of chance'),
+                              ('width', 128, 'of the network'), ('layers', 3, 'blocks')):
+        p.add_argument(f'--{name}', type=int, default=value, help=f'{text}; default: {value}')
     p.add_argument('--tracker', choices=TRACKERS, help='logs the curves there, through accelerate')
     p = add('evaluate', 'measure a model on held-out text, beside that text')
     p.add_argument('model', metavar='FOLDER', help='a saved model, or a name in the Hugging Face cache')
@@ -172,10 +172,12 @@ def measured(
     if corpus.eos_id is None: rows[0] |= dict(bits_per_character=rates['bits_per_char'])
     return rows
 
-# %% ../nbs/lib/89_model_commands.ipynb #a53ea222
-MEASURES = dict(cost='held-out text, nats per token', bits_per_character='held-out text, bits per character', valid='valid (share)',
-                nll_minus_entropy='price of the valid above entropy (nats)', judge='5-gram judge, nats per token', unigram='entropy of words (nats)',
-                distinct='different texts (share)', self_bleu='self-BLEU', new='new texts (share)', length='length (tokens)')
+# %% ../nbs/lib/89_model_commands.ipynb #7a67eba3
+MEASURES = dict(cost='held-out text, nats per token', bits_per_character='held-out text, bits per character',
+                valid='valid (share)', nll_minus_entropy='price of the valid above entropy (nats)',
+                judge='5-gram judge, nats per token', unigram='entropy of words (nats)',
+                distinct='different texts (share)', self_bleu='self-BLEU', new='new texts (share)',
+                length='length (tokens)')
 
 def as_table(
     rows:list[dict], # from `measured`
@@ -198,13 +200,13 @@ def evaluate(
     model, tokenizer = load_model(args.model)
     corpus = text_for(args, model, tokenizer)
     n = check_count('n', min(64 if model.config.running else 512, len(corpus.test)) if args.n is None else args.n)
-    print(f'{corpus!r}: {n} texts of the model beside {min(n, len(corpus.test))} held-out ones', file=sys.stderr, flush=True)
+    print(f'{corpus!r}: {n} texts of the model, {min(n, len(corpus.test))} held-out ones', file=sys.stderr, flush=True)
     rows = measured(model.to(_device()), corpus, n, args.seed, args.calls)
     about = dict(model=Path(args.model).name, corpus=corpus.name, fingerprint=corpus.fingerprint, n=n, seed=args.seed)
     print(json.dumps(about | dict(rows=rows), indent=1, ensure_ascii=False) if args.json else as_table(rows))
     return 0
 
-# %% ../nbs/lib/89_model_commands.ipynb #8c254af9
+# %% ../nbs/lib/89_model_commands.ipynb #da72dda2
 def sample(
     args, # of the command
 ) -> int: # status
@@ -214,7 +216,7 @@ def sample(
     if args.prefix is not None and args.infill is not None:
         raise ValueError('--prefix and --infill exclude each other: write the beginning into the text with gaps')
     if args.infill is not None and '[MASK]' not in args.infill:
-        raise ValueError('--infill needs a text with [MASK] where a token is wanted, such as "The [MASK] is near [MASK] ."')
+        raise ValueError('--infill needs a text with [MASK] where a token is wanted, as "The [MASK] is near [MASK] ."')
     model, tokenizer = load_model(args.model)
     config, given = model.config, args.prefix if args.infill is None else args.infill
     how = {k: v for k, v in dict(steps=args.calls, temperature=args.temperature).items() if v is not None}

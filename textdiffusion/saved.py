@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from .generating import FIELDS, tokens_of
 from .tokenizing import encode
 
-# %% ../nbs/lib/77_saved.ipynb #b3e73233
+# %% ../nbs/lib/77_saved.ipynb #a246effb
 def check_target(
     folder:str|Path, # where a model is to be written
 ) -> Path:           # the same
@@ -35,6 +35,7 @@ def check_target(
                          'name a folder that is new or empty')
     return folder
 
+# %% ../nbs/lib/77_saved.ipynb #fe70a22c
 def _finite(model):
     "Raise where a weight is not a number"
     bad = [name for name, p in model.state_dict().items() if not p.isfinite().all()]
@@ -80,7 +81,7 @@ def _check_tokenizer(tokenizer, config, name):
         raise ValueError(f'{name} has {tokens} tokens and the model {tokens_of(config)}; give the tokenizer of the '
                          'corpus that the model was trained on')
 
-# %% ../nbs/lib/77_saved.ipynb #94abc892
+# %% ../nbs/lib/77_saved.ipynb #746e2442
 _KINDS = dict(textdiffusion_masked='masked diffusion', textdiffusion_gaussian='continuous diffusion over word vectors',
               textdiffusion_causal='autoregressive (left to right)', textdiffusion_diffusion_lm='Diffusion-LM')
 _LIMITS = dict(textdiffusion_causal='It writes from left to right and cannot fill gaps.',
@@ -137,7 +138,7 @@ def card(
                         text='running text' if c.running else 'single sentences', parameters=model.n_params(),
                         training=table(about), measured=table(measured), limits=_LIMITS.get(kind, ''))
 
-# %% ../nbs/lib/77_saved.ipynb #8439286c
+# %% ../nbs/lib/77_saved.ipynb #c80bdd09
 def find_model(
     name:str|Path, # a folder, or a name on the hub that the cache holds
 ) -> Path:         # the folder
@@ -162,11 +163,11 @@ def read_config(
     if not str(kind).startswith('textdiffusion') or kind not in CONFIG_MAPPING:
         raise ValueError(f'{folder} holds a model of type {kind!r}; expected one of {", ".join(_KINDS)}')
     if missing := [k for k in ('vocab_size', *FIELDS) if k not in fields]:
-        raise ValueError(f'{folder}/config.json does not say {", ".join(missing)}: it was not written by save_model, or '
-                         'something is lost; save the model again')
+        raise ValueError(f'{folder}/config.json does not say {", ".join(missing)}: it was not written by save_model, '
+                         'or something is lost; save the model again')
     return CONFIG_MAPPING[kind].from_dict(fields)
 
-# %% ../nbs/lib/77_saved.ipynb #41c9af25
+# %% ../nbs/lib/77_saved.ipynb #499fb48b
 def _tensors(folder):
     "The weights in a folder, by name"
     file = folder/'model.safetensors'
@@ -209,14 +210,14 @@ def _tokenizer(folder, config):
     "The tokenizer in a folder, if it is the model's"
     from transformers import AutoTokenizer
     file = folder/'tokenizer.json'
-    if not file.exists(): raise ValueError(f'{folder} has no tokenizer.json, without which nothing can be read or written')
+    if not file.exists(): raise ValueError(f'{folder} has no tokenizer.json, so nothing can be read or written')
     try: tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     except Exception as error: # whatever a damaged file makes of the tokenizers library
         raise ValueError(f'{file} cannot be read ({type(error).__name__}); copy it again') from None
     _check_tokenizer(tokenizer, config, file)
     return tokenizer
 
-# %% ../nbs/lib/77_saved.ipynb #a30c229b
+# %% ../nbs/lib/77_saved.ipynb #addacfbe
 def ids_of(
     text:str,      # a prefix, or a text with [MASK] for every token that is wanted
     config,        # of a saved model
@@ -226,8 +227,8 @@ def ids_of(
     unknown = [word for word in text.replace('[MASK]', ' ').split()
                if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in encode(tokenizer, [word])[0]]
     if unknown:
-        raise ValueError(f'the model has no token for {", ".join(map(repr, unknown[:3]))}: write with words of its training '
-                         'text, as it writes them')
+        raise ValueError(f'the model has no token for {", ".join(map(repr, unknown[:3]))}: write with words of its '
+                         'training text, as it writes them')
     joined = any(len(token) > 1 and token[0] in ' Ġ▁' for token in tokenizer.get_vocab()) # a word begins with its space
     own_space = not joined and len(encode(tokenizer, [' '])[0]) > 0
     parts = encode(tokenizer, re.split(r'\[MASK\]' if own_space else r'\s*\[MASK\]', text))
