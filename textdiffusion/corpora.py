@@ -235,7 +235,7 @@ def cache_key(
     parts:dict[str, Any],  # split -> path or dataset
     tokenizer:Any,         # an object or a function; None for the default
     *how,                  # what else decides what is made of the text
-) -> str|None:           # 40 hexadecimal digits; None for what is not kept: a small text, a dataset, a function of others
+) -> str|None:           # 40 hexadecimal digits; None for what is not kept: small texts, datasets, others' functions
     "A hash of the content of the files, the tokenizer, the arguments and the code that reads them"
     named = _tokenizer_key(tokenizer)
     paths = [p for p in parts.values() if isinstance(p, Path) and p.is_file()]
@@ -262,11 +262,12 @@ def _tokenizer_key(tokenizer):
 # %% ../nbs/lib/11_corpora.ipynb #19853424
 def _tensor(array): return torch.from_numpy(array if array.flags.writeable else array.copy())
 
-def _crc(path):
-    "A checksum of a file"
+def _crc(folder):
+    "A checksum of the files that were kept, but for the one that holds it"
     crc = 0
-    with open(path, 'rb') as file:
-        while part := file.read(2**22): crc = zlib.crc32(part, crc)
+    for path in sorted(p for p in folder.iterdir() if p.name != 'corpus.json'):
+        with open(path, 'rb') as file:
+            while part := file.read(2**22): crc = zlib.crc32(part, crc)
     return crc
 
 # %% ../nbs/lib/11_corpora.ipynb #2a97a716
@@ -288,7 +289,7 @@ def keep(
         part = Path(tempfile.mkdtemp(dir=folder.parent, prefix='.part-'))
         save_file(arrays, part/'rows.safetensors')
         corpus.tokenizer.save_pretrained(part)
-        about = dict(info=corpus.info, special=corpus.special, places=places, crc=_crc(part/'rows.safetensors'))
+        about = dict(info=corpus.info, special=corpus.special, places=places, crc=_crc(part))
         (part/'corpus.json').write_text(json.dumps(about), encoding='utf-8')
         shutil.rmtree(folder, ignore_errors=True)
         os.rename(part, folder)
@@ -304,7 +305,7 @@ def kept(
     from transformers import AutoTokenizer
     try:
         about = json.loads((folder/'corpus.json').read_text(encoding='utf-8'))
-        if _crc(folder/'rows.safetensors') != about['crc']: return None
+        if _crc(folder) != about['crc']: return None
         arrays = load_file(folder/'rows.safetensors')
         how = dict(local_files_only=True, trust_remote_code=False)
         tok = tokenizer if hasattr(tokenizer, 'backend_tokenizer') else AutoTokenizer.from_pretrained(folder, **how)
