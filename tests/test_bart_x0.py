@@ -18,7 +18,8 @@ from textdiffusion.denoising import input_sensitivity
 from textdiffusion.objectives import draw
 from textdiffusion.schedules import cosine
 from textdiffusion.optimizers import adamw
-from textdiffusion.training import fit, pretrain_stand_in
+from textdiffusion.stand_in import pretrain_stand_in
+from textdiffusion.training import fit
 
 ARMS = FROZEN | unlocked_embeddings.ARMS
 DATA = load_corpus('restaurants')

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch.profiler import ProfilerActivity, profile
 
 from helpers import overhead
-from textdiffusion import grammar, unmasking
+from textdiffusion import unmasking
 from textdiffusion.corpora import oracle
 from textdiffusion.tokenizing import list_tokenizer
 from textdiffusion.denoising import _mask_exactly, _stratified_counts, masked_nelbo

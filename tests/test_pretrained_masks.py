@@ -18,7 +18,8 @@ from textdiffusion.presets import settle
 from textdiffusion.pretrained_masks import (ARMS, PRESETS, MaskedLM, bound_of, check, check_fit, masked_lm, priced,
                                             protected, roberta_task, small_roberta)
 from textdiffusion.optimizers import adamw
-from textdiffusion.training import pretrain_stand_in, reseed
+from textdiffusion.stand_in import pretrain_stand_in
+from textdiffusion.training import reseed
 from textdiffusion.renoising import Collator
 
 DATA = load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=400))

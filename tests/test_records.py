@@ -13,7 +13,8 @@ import torch
 from textdiffusion import checkout
 from textdiffusion.checkout import find_entry, hold
 from textdiffusion.presets import settle
-from textdiffusion.records import (SCHEMA, Run, begin, commit_of, drift, find_record, headline, pinned, plain,
+from textdiffusion.comparing import drift
+from textdiffusion.records import (SCHEMA, Run, begin, commit_of, find_record, headline, pinned, plain,
                                    read_record, records, run_key,
                                    to_json)
 from textdiffusion.runs import publish

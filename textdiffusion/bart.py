@@ -23,7 +23,7 @@ from .reading_text import hub_answers
 from .tokenizing import bpe_tokenizer
 from .models import time_features
 from .optimizers import muon_adamw
-from .training import pretrain_stand_in
+from .stand_in import pretrain_stand_in
 
 # %% ../nbs/lib/68_bart.ipynb #103b9cff
 def bart_model(

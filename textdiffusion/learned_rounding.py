@@ -221,8 +221,8 @@ def read_corpus(run) -> None:
     "Check the parameters and load the text of a run, real text in `pieces` byte pairs"
     cfg = run.cfg
     pieces = None if is_grammar(cfg.corpus) else partial(bpe_tokenizer, vocab_size=cfg.pieces)
-    run.corpus = load_corpus(cfg.corpus, cfg.seq_len, pieces, getattr(cfg, 'data_dir', None), getattr(cfg, 'column', None))
-    run.corpus = run.corpus.to(run.device)
+    where = [getattr(cfg, name, None) or None for name in ('data_dir', 'column')]
+    run.corpus = load_corpus(cfg.corpus, cfg.seq_len, pieces, *where).to(run.device)
     check(cfg, run.corpus)
 def _ddpm_step(x_t, x0_hat, ab_t, ab_s, noise, previous=None) -> Tensor: # x_s; arguments as of `ancestral_step`
     "A step with the larger of DDPM's two variances, β, as the source samples [Ho et al. 2020, §3.2]"

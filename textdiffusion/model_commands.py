@@ -34,8 +34,8 @@ def add_commands(
     p.add_argument('--tokenizer', help='word, char, bpe, or a folder; default: what suits the text')
     p.add_argument('--seq-len', type=int, help='tokens in the window')
     p.add_argument('--lr', type=float, help="learning rate; default: the recipe's")
-    for name, value, text in (('steps', 1000, 'of training, in all'), ('batch-size', 64, 'rows'), ('seed', 0, 'of chance'),
-                              ('width', 128, 'of the network'), ('layers', 3, 'blocks')):
+    for name, value, text in (('steps', 1000, 'of training, in all'), ('batch-size', 64, 'rows'),
+                              ('seed', 0, 'of chance'), ('width', 128, 'of the network'), ('layers', 3, 'blocks')):
         p.add_argument(f'--{name}', type=int, default=value, help=f'{text}; default: {value}')
     p.add_argument('--tracker', choices=TRACKERS, help='logs the curves there, through accelerate')
     p = add('evaluate', 'measure a model on held-out text, beside that text')
@@ -75,6 +75,7 @@ def _device():
     import torch
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
+# %% ../nbs/lib/89_model_commands.ipynb #f4f53bf6
 def _corpus(args, **how):
     "The text that was asked for"
     from textdiffusion.corpora import load_corpus
@@ -137,6 +138,7 @@ def text_for(
                          f'{config.trained_on["corpus"]}: choose a text in the same words')
     return corpus
 
+# %% ../nbs/lib/89_model_commands.ipynb #9175dfb3
 def _written(model, n, seed, calls):
     "Texts, in parts with a bar"
     import torch

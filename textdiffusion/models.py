@@ -11,12 +11,10 @@ __all__ = ['HEADS', 'rms_norm', 'rotary', 'squared_relu', 'Block', 'time_feature
 import importlib
 import math
 from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
-
 from .schedules import SCHEDULES
 
 # %% ../nbs/lib/30_models.ipynb #395ddbc3

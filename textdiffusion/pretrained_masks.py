@@ -206,9 +206,9 @@ def roberta_task(
 # %% ../nbs/06c_pretrained_masks.ipynb #3905e930
 import math
 from .denoising import masked_nelbo
-from .metrics import characters
 from .optimizers import adamw, muon_adamw
-from .training import fit, pretrain_stand_in
+from .stand_in import pretrain_stand_in
+from .training import fit
 def _keep(run, prefix=True): return protected(run.corpus.tokenizer.all_special_ids, run.cfg.prefix_length*prefix)
 
 def _learning(cfg):
@@ -259,6 +259,7 @@ def train_arm(
                folder=run.folder_of(f'{name}-{seed}'), name=f'{name}, seed {seed}')
 
 # %% ../nbs/06c_pretrained_masks.ipynb #9131f358
+from .metrics import characters
 def priced(
     run, nats,   # of each row on which bounds are measured
     prefix=True, # whether the first positions are given

@@ -20,7 +20,8 @@ from matplotlib.figure import Figure
 
 from .plotting import label
 from .progress import duration
-from .records import damage_of, digest, drift, pinned
+from .comparing import drift
+from .records import damage_of, digest, pinned
 from .statistics import Estimate, estimate, paired, within
 
 # %% ../nbs/lib/84_reading.ipynb #3cf4333b

@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['RECORD_KB', 'SCHEMA', 'KEYS', 'plain', 'to_json', 'thinned', 'digest', 'folder_hash', 'public_parameters',
            'source_hash', 'run_key', 'commit_of', 'device_name', 'Workplace', 'Run', 'collected', 'begin', 'attempts',
-           'circumstances', 'read_record', 'records', 'damage_of', 'read_pins', 'pinned', 'headline', 'find_record',
-           'drift']
+           'circumstances', 'read_record', 'records', 'damage_of', 'read_pins', 'pinned', 'headline', 'find_record']
 
 # %% ../nbs/lib/82_records.ipynb #a4157696
 import difflib
@@ -72,9 +71,9 @@ def digest(
 ) -> str: # 64 hexadecimal digits
     "sha256 of several texts, each with its length, so that moving a boundary changes it"
     h = hashlib.sha256()
-    for part in parts:
-        part = part if isinstance(part, bytes) else part.encode()
-        h.update(len(part).to_bytes(8, 'big') + part)
+    for text in parts:
+        raw = text if isinstance(text, bytes) else text.encode()
+        h.update(len(raw).to_bytes(8, 'big') + raw)
     return h.hexdigest()
 
 # %% ../nbs/lib/82_records.ipynb #fd9d0cbe
@@ -212,9 +211,8 @@ class Run(Workplace):
     def announce(self, steps:int, seconds:float) -> None:
         "Print what this run is: preset, corpus, device, threads, planned steps, estimated time; and what was read"
         import torch
-        info = self.corpus.info
-        corpus = f"{self.corpus.name} (source: {self.corpus.info['source']})"
-        print(f'preset {self.cfg.preset} · corpus {corpus} · {device_name()} · threads {torch.get_num_threads()} · '
+        info, device = self.corpus.info, f'{device_name()} · threads {torch.get_num_threads()}'
+        print(f"preset {self.cfg.preset} · corpus {self.corpus.name} (source: {info['source']}) · {device} · "
               f'{steps:,} planned steps · about {duration(seconds)}')
         expect(seconds, steps)
         print(f"text: {info['wrap']}, L={info['L']}, V={info['V']:,} · cut {info['cut']['train']:.1%} · unknown words "
@@ -226,9 +224,7 @@ class Run(Workplace):
         return self.each({f'{arm}-{seed}': (f'arm {i} of {len(pairs)}: {arm}, seed {seed}', partial(fn, arm, seed))
                           for i, (arm, seed) in enumerate(pairs, 1)})
 
-    def record(
-        self, experiment:Callable, # (run) -> dict: rows, samples, weights, headline, what else the page shows
-    ) -> dict: # the record
+    def record(self, experiment:Callable) -> dict:
         "The record of this run: of an experiment made now, or, when a page is rendered, the one it is made from"
         if self.shown: return self.shown
         with whole_run(self.entry): found = experiment(self)
@@ -375,32 +371,3 @@ def find_record(
     near = [k for k in known if tail in k][:3] or difflib.get_close_matches(tail, known, n=3, cutoff=.5)
     hint = f"did you mean {' or '.join(near)}?" if near else 'textdiffusion log shows them all'
     raise ValueError(f'no record is called {name!r}: {hint}')
-
-# %% ../nbs/lib/82_records.ipynb #0645ef85
-def _incomparable(new, old):
-    "Why two records cannot be compared, as a list of at most one row"
-    for name in ('entry', 'preset', 'corpus', 'corpus_fingerprint'):
-        if new[name] != old[name]: return [dict(why=f'not comparable: another {name}', pinned=old[name], new=new[name])]
-    a, b = new['parameters'], old['parameters']
-    differ = sorted(k for k in {**a, **b} if a.get(k) != b.get(k))
-    if not differ: return []
-    shown = dict(pinned={k: b.get(k) for k in differ}, new={k: a.get(k) for k in differ})
-    return [dict(why=f"not comparable: other parameters ({', '.join(differ)})", **shown)]
-
-def drift(
-    new:dict, # a record
-    pinned:dict|None, # the record it should agree with
-    tol:dict, # measure -> largest difference that is no difference
-    by:tuple=('arm', 'seed'), # the columns that tell rows apart
-) -> list: # of dicts; empty: they agree
-    "Where a run differs from the pinned one beyond the tolerance, or why the two cannot be compared"
-    if pinned is None: return [dict(why=f"nothing is pinned yet for {new['preset']} on {new['corpus']}")]
-    if why := _incomparable(new, pinned): return why
-    rows, old = ({tuple(row.get(c) for c in by): row for row in rec['rows']} for rec in (new, pinned))
-    found = [dict(zip(by, k), why='only in the new record') for k in rows if k not in old]
-    found += [dict(zip(by, k), why='only in the pinned record') for k in old if k not in rows]
-    for k, measure in itertools.product([k for k in rows if k in old], tol):
-        a, b = old[k].get(measure), rows[k].get(measure)
-        if a == b or None not in (a, b) and abs(a - b) <= tol[measure]: continue
-        found.append(dict(zip(by, k), measure=measure, pinned=a, new=b, tol=tol[measure]))
-    return found

@@ -28,7 +28,8 @@ from .checkout import (Entry, checkout, create_whole, entries, existing, find_en
                                     settings, write_whole)
 from .presets import PRESET_NAMES, is_empty, one_of, settle
 from .progress import BOARD, stage
-from .records import digest, drift, pinned, read_pins, read_record, run_key, to_json
+from .comparing import drift
+from .records import digest, pinned, read_pins, read_record, run_key, to_json
 from .screens import relay
 
 # %% ../nbs/lib/86_runs.ipynb #34ca864d

@@ -10,7 +10,6 @@ __all__ = ['CONTEXT', 'stream_text', 'running_text', 'check_text', 'random_windo
 import math
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
