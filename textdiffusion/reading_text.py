@@ -64,7 +64,8 @@ def csv_rows(
     start, header = 1, None
     try:
         for row in reader:
-            header = header or row
+            if header is None and not ''.join(row).strip(): row = []
+            header = header or row or None
             if row and len(row) != len(header):
                 expected = f'{len(header)} ({", ".join(header)})'
                 raise ValueError(f'{path}: the row on line {start} has {len(row)} fields, expected {expected}.')
