@@ -382,8 +382,8 @@ class DiffusionLMDenoiser(TextDiffusionModel):
         return x0_hat, self.head.decode(x0_hat, self.emb)
 
 # %% ../nbs/lib/30_models.ipynb #ce3dfebb
-for config, model in ((GaussianConfig, GaussianDenoiser), (CausalConfig, CausalLM), (MaskedConfig, MaskedDenoiser),
-                      (DiffusionLMConfig, DiffusionLMDenoiser)):
+for model in (GaussianDenoiser, CausalLM, MaskedDenoiser, DiffusionLMDenoiser):
+    config = model.config_class
     AutoConfig.register(config.model_type, config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)
     CONFIG_MAPPING.register(config.model_type.split()[0], config, exist_ok=True) # as earlier versions wrote it

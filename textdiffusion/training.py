@@ -374,13 +374,13 @@ def fit(
     process = accelerator or OneProcess(next(model.parameters()).device, autocast, accumulate)
     check_optimizers(opts := optimizer(model), model)
     parts = process.gradient_accumulation_steps
-    told = dict(rate=rate, evaluate=evaluate, patience=patience, clip=clip, ema=ema, seed=seed, every=every,
-                steps=steps, precision=process.mixed_precision, extended=[], parts=[process.num_processes, parts])
-    plan = folder and plan_of(model, opts, batches(0), loss=loss_fn, **told)
+    plan = folder and plan_of(model, opts, batches(0), loss=loss_fn, rate=rate, evaluate=evaluate, patience=patience,
+                              clip=clip, ema=ema, seed=seed, every=every, steps=steps, extended=[],
+                              precision=process.mixed_precision, parts=[process.num_processes, parts])
     loss, scaler, models, state = _begin(model, loss_fn, opts, evaluate, process, folder, plan, extend)
     outs, begun, rates = [], time.perf_counter() - state['seconds'], _base_rates(opts)
-    def so_far(done): return Fit(model.eval(), models['best' if evaluate else 'ema'], state['history'], steps, done,
-                                 time.perf_counter() - begun, state['best'])
+    so_far = lambda done: Fit(model.eval(), models['best' if evaluate else 'ema'], state['history'], steps, done,
+                              time.perf_counter() - begun, state['best'])
     shown = stage('training', steps, name, state['step'], kept=True, shown=process.is_main_process)
     with shown as bar, _stoppable(bar, folder, so_far):
         for step in range(state['step'], steps):
@@ -393,6 +393,6 @@ def fit(
                 ema_update(models['ema'], model, step, ema)
                 if row: _finish_row(state, step+1, outs, *models.values(), evaluate, process)
             _show(bar, outs, state['history'][-1] if row else None)
-            if folder and row and ((step+1) % (save_every or every*math.ceil(200/every)) == 0 or step+1 == steps):
-                _save(folder, state, models, opts, scaler, begun, process)
+            due = (step+1) % (save_every or every*math.ceil(200/every)) == 0 or step+1 == steps
+            if folder and row and due: _save(folder, state, models, opts, scaler, begun, process)
     return so_far(state['step'])
