@@ -2,11 +2,9 @@
 import csv
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import datasets
 import pandas as pd
@@ -15,7 +13,7 @@ import torch
 
 from textdiffusion import corpora, corpus as corpus_module
 from textdiffusion.corpora import load_corpus, public_name
-from textdiffusion.files import Texts, own_text
+from textdiffusion.files import own_text
 from textdiffusion.presets import corpus_name
 from textdiffusion.streams import check_text, running_text, stream_text
 from textdiffusion.tokenizing import bpe_tokenizer, char_tokenizer, word_tokenizer
@@ -304,7 +302,8 @@ BAD = dict(
     long_rows=(_txt(GOOD), dict(seq_len=5000), 'at most 4096'),
     words_for_L=(_txt(GOOD), dict(seq_len='8'), "got '8'"),
     short_text=(_txt(GOOD), dict(seq_len=512, running=True), 'fewer than one block of seq_len=512'),
-    all_unknown=(_txt('\n'.join(f'{chr(97 + i)*3}' for i in range(20))), {}, 'every word of the training text is unknown'),
+    all_unknown=(_txt('\n'.join(f'{chr(97 + i)*3}' for i in range(20))), {},
+                 'every word of the training text is unknown'),
     no_tokenizer=(_txt(GOOD), dict(tokenizer='FOLDER'), 'neither a folder with a saved tokenizer'),
     odd_tokenizer=(_txt(GOOD), dict(tokenizer=7), 'tokenizer must be a folder'),
     all_held_out=(_txt(GOOD), dict(held_out=1.), 'held_out must be a share between 0 and 1'),
@@ -337,7 +336,8 @@ def test_a_corpus_parameter_may_be_a_path_and_records_call_it_by_its_name(tmp_pa
     monkeypatch.chdir(path.parent)
     assert corpus_name('corpus', 'my file.v2.txt') == str(path) and corpus_name('corpus', 'e2e') == 'e2e'
     assert public_parameters(SimpleNamespace(corpus=str(path), column=''))['corpus'] == 'my-file.v2'
-    assert load_corpus(path).name == public_name(str(path)) == 'my-file.v2' and public_name('my-file.v2') == 'my-file.v2'
+    assert load_corpus(path).name == public_name(str(path)) == 'my-file.v2'
+    assert public_name('my-file.v2') == 'my-file.v2'
     assert load_corpus(lines(tmp_path/'e2e.txt')).name == 'own-e2e'
     with pytest.raises(ValueError, match='unknown corpus'): corpus_name('corpus', 'my file')
 
