@@ -13,7 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-# %% ../nbs/lib/89_model_commands.ipynb #341c9dd7
+# %% ../nbs/lib/89_model_commands.ipynb #ca18349c
 COMMANDS = ('train', 'evaluate', 'sample')
 TRACKERS = ('tensorboard', 'trackio', 'wandb')
 
@@ -55,7 +55,7 @@ def add_commands(
     p.add_argument('--seed', type=int, default=0, help='of chance; default: 0; the same seed gives the same texts')
     p.add_argument('--json', action='store_true', help='print JSON')
 
-# %% ../nbs/lib/89_model_commands.ipynb #6cd55676
+# %% ../nbs/lib/89_model_commands.ipynb #65e5b988
 def tracked(
     tracker:str|None, # one of TRACKERS
     folder:Path,      # where its files go
@@ -75,7 +75,6 @@ def _device():
     import torch
     return 'cuda' if torch.cuda.is_available() else 'cpu'
 
-# %% ../nbs/lib/89_model_commands.ipynb #f4f53bf6
 def _corpus(args, **how):
     "The text that was asked for"
     from textdiffusion.corpora import load_corpus
@@ -88,6 +87,7 @@ def _tokenizer(name):
     known = dict(word=tokenizing.word_tokenizer, char=tokenizing.char_tokenizer, bpe=tokenizing.bpe_tokenizer)
     return known.get(name, name)
 
+# %% ../nbs/lib/89_model_commands.ipynb #6903fc5f
 def _say_plan(args, corpus, recipe, sizes):
     "What will be done on what, and about how long it takes"
     from textdiffusion.optimizers import muon_adamw
@@ -117,7 +117,7 @@ def train(
     print(f'Saved in {folder} after {fitted.steps_done:,} steps. Let it write: textdiffusion sample "{folder}"')
     return 0
 
-# %% ../nbs/lib/89_model_commands.ipynb #ee5924d3
+# %% ../nbs/lib/89_model_commands.ipynb #bc6ebf83
 def text_for(
     args,          # with corpus, column and data_dir
     model,         # a saved model
@@ -138,7 +138,7 @@ def text_for(
                          f'{config.trained_on["corpus"]}: choose a text in the same words')
     return corpus
 
-# %% ../nbs/lib/89_model_commands.ipynb #9175dfb3
+# %% ../nbs/lib/89_model_commands.ipynb #e51a3885
 def _written(model, n, seed, calls):
     "Texts, in parts with a bar"
     import torch
@@ -174,7 +174,7 @@ def measured(
     if corpus.eos_id is None: rows[0] |= dict(bits_per_character=rates['bits_per_char'])
     return rows
 
-# %% ../nbs/lib/89_model_commands.ipynb #7a67eba3
+# %% ../nbs/lib/89_model_commands.ipynb #cc62d625
 MEASURES = dict(cost='held-out text, nats per token', bits_per_character='held-out text, bits per character',
                 valid='valid (share)', nll_minus_entropy='price of the valid above entropy (nats)',
                 judge='5-gram judge, nats per token', unigram='entropy of words (nats)',
@@ -208,7 +208,7 @@ def evaluate(
     print(json.dumps(about | dict(rows=rows), indent=1, ensure_ascii=False) if args.json else as_table(rows))
     return 0
 
-# %% ../nbs/lib/89_model_commands.ipynb #da72dda2
+# %% ../nbs/lib/89_model_commands.ipynb #20d5db25
 def sample(
     args, # of the command
 ) -> int: # status

@@ -35,7 +35,7 @@ def check_target(
                          'name a folder that is new or empty')
     return folder
 
-# %% ../nbs/lib/77_saved.ipynb #fe70a22c
+# %% ../nbs/lib/77_saved.ipynb #366c09c8
 def _finite(model):
     "Raise where a weight is not a number"
     bad = [name for name, p in model.state_dict().items() if not p.isfinite().all()]
@@ -81,7 +81,7 @@ def _check_tokenizer(tokenizer, config, name):
         raise ValueError(f'{name} has {tokens} tokens and the model {tokens_of(config)}; give the tokenizer of the '
                          'corpus that the model was trained on')
 
-# %% ../nbs/lib/77_saved.ipynb #746e2442
+# %% ../nbs/lib/77_saved.ipynb #ceb901ff
 _KINDS = dict(textdiffusion_masked='masked diffusion', textdiffusion_gaussian='continuous diffusion over word vectors',
               textdiffusion_causal='autoregressive (left to right)', textdiffusion_diffusion_lm='Diffusion-LM')
 _LIMITS = dict(textdiffusion_causal='It writes from left to right and cannot fill gaps.',
@@ -138,7 +138,7 @@ def card(
                         text='running text' if c.running else 'single sentences', parameters=model.n_params(),
                         training=table(about), measured=table(measured), limits=_LIMITS.get(kind, ''))
 
-# %% ../nbs/lib/77_saved.ipynb #c80bdd09
+# %% ../nbs/lib/77_saved.ipynb #a7a96c1c
 def find_model(
     name:str|Path, # a folder, or a name on the hub that the cache holds
 ) -> Path:         # the folder
@@ -167,7 +167,7 @@ def read_config(
                          'or something is lost; save the model again')
     return CONFIG_MAPPING[kind].from_dict(fields)
 
-# %% ../nbs/lib/77_saved.ipynb #499fb48b
+# %% ../nbs/lib/77_saved.ipynb #25d92b17
 def _tensors(folder):
     "The weights in a folder, by name"
     file = folder/'model.safetensors'
@@ -217,7 +217,7 @@ def _tokenizer(folder, config):
     _check_tokenizer(tokenizer, config, file)
     return tokenizer
 
-# %% ../nbs/lib/77_saved.ipynb #addacfbe
+# %% ../nbs/lib/77_saved.ipynb #ec69ac43
 def ids_of(
     text:str,      # a prefix, or a text with [MASK] for every token that is wanted
     config,        # of a saved model
