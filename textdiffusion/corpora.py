@@ -307,8 +307,9 @@ def kept(
         about = json.loads((folder/'corpus.json').read_text(encoding='utf-8'))
         if _crc(folder) != about['crc']: return None
         arrays = load_file(folder/'rows.safetensors')
-        own = hasattr(tokenizer, 'backend_tokenizer')
-        tok = tokenizer if own else AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tok = tokenizer
+        if not hasattr(tok, 'backend_tokenizer'):
+            tok = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         text = {s: Texts(arrays[f'data {i}'].numpy(), arrays[f'starts {s}'].numpy(), arrays[f'ends {s}'].numpy())
                 for s, i in about['places'].items()}
         splits = {s: arrays[s] for s in text}

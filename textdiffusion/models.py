@@ -383,8 +383,7 @@ class DiffusionLMDenoiser(TextDiffusionModel):
 
 # %% ../nbs/lib/30_models.ipynb #ce3dfebb
 for model in (GaussianDenoiser, CausalLM, MaskedDenoiser, DiffusionLMDenoiser):
-    config = model.config_class
-    AutoConfig.register(config.model_type, config, exist_ok=True)
+    AutoConfig.register((config := model.config_class).model_type, config, exist_ok=True)
     AutoModel.register(config, model, exist_ok=True)
     CONFIG_MAPPING.register(config.model_type.split()[0], config, exist_ok=True) # as earlier versions wrote it
 
@@ -397,5 +396,5 @@ def load(
     model, info = AutoModel.from_pretrained(folder, output_loading_info=True, local_files_only=True,
                                             trust_remote_code=False, use_safetensors=True)
     bad = {k: sorted(map(str, v)) for k, v in info.items() if v}
-    if bad: raise ValueError(f'{folder} does not hold the whole model its config describes: {bad}')
-    return model.eval()
+    if not bad: return model.eval()
+    raise ValueError(f'{folder} does not hold the whole model its config describes: {bad}')

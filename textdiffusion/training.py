@@ -14,6 +14,7 @@ import weakref
 from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -345,6 +346,11 @@ def _save(folder, state, models, opts, scaler, begun, process):
     facts = dict(state, seconds=time.perf_counter() - begun, scaler=scaler.state_dict())
     save_checkpoint(folder, state['step'], models, opts, facts)
 
+def _so_far(model, averaged, state, steps, begun, done):
+    "What a training has come to"
+    return Fit(model.eval(), averaged, state['history'], steps, done, time.perf_counter() - begun, state['best'])
+
+
 # %% ../nbs/lib/40_training.ipynb #8332ad42
 def fit(
     model:nn.Module,            # trained in place
@@ -379,8 +385,7 @@ def fit(
                               precision=process.mixed_precision, parts=[process.num_processes, parts])
     loss, scaler, models, state = _begin(model, loss_fn, opts, evaluate, process, folder, plan, extend)
     outs, begun, rates = [], time.perf_counter() - state['seconds'], _base_rates(opts)
-    so_far = lambda done: Fit(model.eval(), models['best' if evaluate else 'ema'], state['history'], steps, done,
-                              time.perf_counter() - begun, state['best'])
+    so_far = partial(_so_far, model, models['best' if evaluate else 'ema'], state, steps, begun)
     shown = stage('training', steps, name, state['step'], kept=True, shown=process.is_main_process)
     with shown as bar, _stoppable(bar, folder, so_far):
         for step in range(state['step'], steps):
