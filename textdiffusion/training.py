@@ -16,11 +16,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
-
 from .checkpoints import last_checkpoint, load_optimizers, read_facts, save_checkpoint
 from .optimizers import average_of, check_optimizers, ema_update, linear_decay, muon_adamw
 from .arguments import called
