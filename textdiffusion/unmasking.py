@@ -8,6 +8,7 @@ __all__ = ['canvas', 'even_times', 'uniform', 'categorical', 'greedy', 'first_k'
 
 # %% ../nbs/lib/52_unmasking.ipynb #3a423f28
 from collections.abc import Callable
+from functools import cached_property
 import torch
 from torch import Tensor, nn
 from .objectives import forbid
@@ -66,8 +67,8 @@ def first_k(
     masked:Tensor, # (B,L) bool
     k:Tensor|int,  # (B,1) or a number: how many per row
 ) -> Tensor:       # (B,L) bool
-    "The k masked positions of each row with the highest scores, all where there are fewer"
-    rank = scores.masked_fill(~masked, -torch.inf).argsort(-1, descending=True).argsort(-1)
+    "The k masked positions of each row with the highest scores, all where there are fewer; of equals the leftmost"
+    rank = scores.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True, stable=True).argsort(-1)
     return masked & (rank < k)
 
 def ancestral(
@@ -124,33 +125,49 @@ def threshold(
 class Guess:
     "What one call says about the masked positions; a token is drawn where it is asked for, and only once"
     def __init__(self,
-        logits:Tensor,    # (B,L,W)
+        logits:Tensor,    # (B,L,W), or (N,W) at the masked positions alone
         masked:Tensor,    # (B,L) bool
         mask_id:int,      # never drawn
         choose:Callable,  # (logits (N,W), generator) -> (N,)
         generator,        # of the draw
+        memory:dict|None=None, # what a rule keeps from call to call
     ):
-        self.logits, self.masked, self.mask_id = logits, masked, mask_id
+        self.logits, self.masked, self.mask_id = logits if logits.ndim == 2 else logits[masked], masked, mask_id
         self.choose, self.generator, self.ids = choose, generator, None
+        self.memory = {} if memory is None else memory
+
+    @cached_property
+    def log_p(self) -> Tensor: # (N,W) float64, -inf at the mask
+        "Log-probabilities at the masked positions"
+        return forbid(self.logits, self.mask_id).double().log_softmax(-1)
+
+    def on_canvas(self,
+        values:Tensor,  # (N,) one for each masked position
+        fill:float=0.,  # elsewhere
+    ) -> Tensor:        # (B,L)
+        "Values of the masked positions where they belong"
+        return values.new_full(self.masked.shape, fill).masked_scatter(self.masked, values)
 
     def draw(self,
         at:Tensor, # (B,L) bool
     ) -> Tensor:   # (N,) tokens
         "Tokens for these positions"
-        return self.choose(forbid(self.logits[at], self.mask_id), self.generator)
+        return self.choose(forbid(self.logits[at[self.masked]], self.mask_id), self.generator)
 
     def probability(self,
         ids:Tensor, # (N,) tokens
         at:Tensor,  # (B,L) bool, N positions
     ) -> Tensor:    # (B,L), 0 elsewhere
         "Probability of these tokens at these positions"
-        p = forbid(self.logits[at].float(), self.mask_id).softmax(-1).gather(1, ids[:, None])[:, 0]
+        p = forbid(self.logits[at[self.masked]].float(), self.mask_id).softmax(-1).gather(1, ids[:, None])[:, 0]
         return p.new_zeros(at.shape).masked_scatter(at, p)
 
     def confidence(self) -> Tensor: # (B,L), 0 where nothing is masked
         "Probability of the token drawn at each masked position"
         if self.ids is None: self.ids = self.draw(self.masked)
         return self.probability(self.ids, self.masked)
+
+    __call__ = confidence
 
     def tokens(self,
         at:Tensor, # (B,L) bool, masked positions
@@ -204,25 +221,29 @@ def unmask(
     *,
     alpha_bar:Callable=mask_linear, # the schedule, for the rules that go by time
     times:Callable=even_times,     # steps -> (steps+1,) float64, falling from 1 to 0
-    pick:Callable=ancestral,       # (masked, confidence, reveal, generator) -> (B,L) bool
+    pick:Callable=ancestral,       # (masked, guess, reveal, generator) -> (B,L) bool
     choose:Callable=categorical,   # (logits (N,W), generator) -> (N,)
+    write:Callable=Guess.tokens,   # (guess, now (B,L) bool) -> tokens of these positions
+    settle:Callable=lambda z: z,   # z -> z after each call, with what is certain filled in at no cost
     generator:torch.Generator|None=None, # of every draw
     trace_every:int=0,             # keep the canvas before every n-th call and at the end; 0 keeps nothing
 ) -> tuple: # ids (B,L) without masks, and the trace: t (share still masked), ids, confidence of each token when drawn
-    "Fill the masks in at most `steps` calls, ending early when nothing is masked; the last call fills all that is left"
+    """Fill the masks in at most `steps` calls, the last of which fills all that is left; a row is asked about only as
+    long as it holds a mask"""
     check_canvas(z, steps, mask_id, alpha_bar)
-    ab, z, trace = alpha_bar(times(steps)).tolist()[:-1] + [1.], beside(z, denoiser), []
+    ab, z, trace, memory = alpha_bar(times(steps)).tolist()[:-1] + [1.], beside(z, denoiser), [], {}
     gaps, sure = (z == mask_id).sum(1).clamp(min=1), (z != mask_id).float()
     keep = lambda: trace.append(dict(t=((z == mask_id).sum(1)/gaps).mean().item(), ids=z.cpu(), confidence=sure.cpu()))
     with evaluating(denoiser):
         for i in range(steps):
             masked = z == mask_id
-            if not masked.any(): break
+            if not (live := masked.any(1)).any(): break
             if trace_every and i % trace_every == 0: keep()
-            guess = Guess(check_scores(denoiser(z, masked.sum(1)/gaps), z, mask_id), masked, mask_id, choose, generator)
-            now = masked if i == steps-1 else pick(masked, guess.confidence, (ab[i+1]-ab[i])/(1-ab[i]), generator)
-            tokens = guess.tokens(now)
+            logits = check_scores(denoiser(z[live], (masked.sum(1)/gaps)[live]), z[live], mask_id)[masked[live]]
+            guess = Guess(logits, masked, mask_id, choose, generator, memory)
+            now = masked if i == steps-1 else pick(masked, guess, (ab[i+1]-ab[i])/(1-ab[i]), generator)
+            tokens = write(guess, now)
             if trace_every: sure = sure.where(~now, guess.probability(tokens, now))
-            z = z.masked_scatter(now, tokens)
+            z = settle(z.masked_scatter(now, tokens))
     if trace_every: keep()
     return z, trace
