@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'ARMS', 'PRESETS', 'DRIFT', 'Way', 'ways', 'check', 'begun', 'how', 'calls_row', 'scored', 'way_row']
 
-# %% ../nbs/07_confidence_decoding.ipynb #fc87a799
+# %% ../nbs/07_confidence_decoding.ipynb #bf9723ba
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -17,7 +17,7 @@ from .objectives import masked_bound
 from .oracles import masked_oracle
 from .reading import Belief
 from textdiffusion.rules import (at_least, best, best_share, certainty, chance, drawn, drawn_from, entropy_budget,
-    factor, from_left, held_back, klass, leftmost, likeliest, margin, nucleus, padded, sampler_nll, tallied,
+    factor, from_left, held_back, klass, leftmost, likeliest, margin, nucleus, one_doubt, padded, sampler_nll, tallied,
     tempered)
 from .schedules import mask_cosine, mask_linear
 from .statistics import above, below, within
@@ -36,7 +36,7 @@ BELIEFS = [
     Belief('Choosing by the drawn word ends sentences early; with ends and padding filled last their mean length is '
            'within 1 word of that of real ones', 'held_length', within, 1.)]
 
-# %% ../nbs/07_confidence_decoding.ipynb #4da296be
+# %% ../nbs/07_confidence_decoding.ipynb #d7c511a5
 class Way(NamedTuple):
     "A way of writing: a rule and how tokens are drawn"
     family: str                   # rules that differ in one number
@@ -53,13 +53,14 @@ def _orders() -> list: # of Way
               'entropy': certainty}
     price = {'random': 'bound', 'drawn': ''}
     return [Way(family, f'{k} a call', best(score, k), price.get(family, 'exact'))
-            for family, score in scores.items() for k in (1, 2, 4)]
+            for family, score in scores.items() for k in ((1, 2) if score in (likeliest, margin) else (1, 2, 4))]
 
 def _adaptive() -> list: # of Way
     "Rules that decide how many places a call fills"
     ways = [Way('threshold', f'{tau}', at_least(likeliest, tau)) for tau in (.5, .7, .9)]
     ways += [Way('budget', f'{g} nats', entropy_budget(g)) for g in (.02, .1, .5)]
     ways += [Way('budget, random order', f'{g} nats', entropy_budget(g, chance), 'bound') for g in (.1, .5)]
+    ways += [Way('one doubt', f'{g} nats', one_doubt(g)) for g in (.001, .02, .1, .5)]
     return ways + [Way('factor', '1', factor(1.)), Way('KLASS', '0.9, 0.01', klass(.9, .01))]
 
 # %% ../nbs/07_confidence_decoding.ipynb #e229c87c
@@ -82,16 +83,16 @@ def check(cfg, corpus) -> None:
     if corpus.grammar is None: raise ValueError(f'corpus {corpus.name} is real text, and this entry measures against '
                                                 'exact probabilities: choose restaurants or restaurants-large')
 
-# %% ../nbs/07_confidence_decoding.ipynb #32fd943f
+# %% ../nbs/07_confidence_decoding.ipynb #2ba27164
 ARMS = {'perfect': 'the exact probabilities of the language', 'network': 'the recipe of entry 06'}
 _cpu = dict(corpus='restaurants', arms=list(ARMS), seeds=1, steps=1200, samples=128, texts=96, seq_len=None, d_model=64,
             n_layers=4, n_heads=2, batch_size=32, lr=6e-3, muon_lr=1.2e-2)
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(steps=6, samples=8, texts=4, d_model=32, n_layers=1, batch_size=16),
-    long=_cpu | dict(seeds=3, steps=3000, samples=256, texts=256),
+    long=_cpu | dict(seeds=3, steps=2500, samples=200, texts=200),
     gpu=_cpu | dict(seeds=3, steps=6000, samples=512, texts=512, d_model=128, batch_size=64, muon_lr=1e-2))
-# four standard errors of 256 samples, and what another machine does to a trained model
+# four standard errors of 200 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(whole=.12, nll_minus_entropy=.8, new=.15, kl=.6), by=('arm', 'family', 'setting', 'seed'))
 
 # %% ../nbs/07_confidence_decoding.ipynb #ea0d23b6

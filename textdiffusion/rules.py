@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['chance', 'leftmost', 'drawn', 'likeliest', 'margin', 'certainty', 'held_back', 'best', 'best_share', 'at_least',
-           'factor', 'entropy_budget', 'klass', 'from_left', 'tempered', 'nucleus', 'drawn_from', 'padded', 'tallied',
-           'sampler_nll']
+           'factor', 'entropy_budget', 'one_doubt', 'klass', 'from_left', 'tempered', 'nucleus', 'drawn_from', 'padded',
+           'tallied', 'sampler_nll']
 
 # %% ../nbs/lib/53_rules.ipynb #56fc658c
 from collections.abc import Callable, Sequence
@@ -125,7 +125,21 @@ def entropy_budget(
         return first_k(order, masked, fits.sum(1, keepdim=True).clamp(min=1))
     return rule
 
-# %% ../nbs/lib/53_rules.ipynb #2665c9bf
+# %% ../nbs/lib/53_rules.ipynb #281426a2
+def one_doubt(
+    gamma:float, # nats per call, 0 or more
+) -> Callable:   # a rule for `unmask`
+    "The most doubtful place, and the surest others as long as their entropies add up to gamma at most"
+    if not gamma >= 0: raise ValueError(f'gamma must be 0 nats or more, the doubt that a call may take, got {gamma}')
+    def rule(masked, guess, reveal, generator):
+        sure = certainty(guess)
+        lead = first_k(-sure, masked, 1)
+        rest = masked & ~lead
+        doubt = -sure.masked_fill(~rest, -torch.inf).sort(dim=-1, descending=True).values
+        return lead | first_k(sure, rest, (doubt.cumsum(1) <= gamma).sum(1, keepdim=True))
+    return rule
+
+# %% ../nbs/lib/53_rules.ipynb #49ab7df0
 def klass(
     tau:float,   # in (0,1], the least probability of the likeliest token
     eps:float,   # nats, the largest divergence from the call before
@@ -162,7 +176,7 @@ def from_left(
         return rule(masked & (block == block.amin(1, keepdim=True)), guess, reveal, generator)
     return inside
 
-# %% ../nbs/lib/53_rules.ipynb #6ed8b941
+# %% ../nbs/lib/53_rules.ipynb #dff91454
 def tempered(
     temperature:float, # above 0; below 1 sharpens
 ) -> Callable:         # scores (N,W) -> scores
@@ -187,7 +201,7 @@ def drawn_from(
     "Draw from changed scores"
     return lambda logits, generator=None: categorical(change(logits), generator)
 
-# %% ../nbs/lib/53_rules.ipynb #722dbc82
+# %% ../nbs/lib/53_rules.ipynb #ca1219b5
 def padded(
     end_id:int,  # the end of a sentence
     pad_id:int,  # what follows it
@@ -209,7 +223,7 @@ def tallied(
         return write(guess, now)
     return counted
 
-# %% ../nbs/lib/53_rules.ipynb #b5895a59
+# %% ../nbs/lib/53_rules.ipynb #2a1da95d
 def sampler_nll(
     denoiser:Callable, # (z (B,L), share (B,)) -> logits (B,L,W)
     ids:Tensor,        # (B,L) texts without masks
