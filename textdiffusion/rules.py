@@ -98,7 +98,7 @@ def at_least(
         return masked & (order >= tau) | first_k(order, masked, 1)
     return rule
 
-# %% ../nbs/lib/53_rules.ipynb #a9a0aadb
+# %% ../nbs/lib/53_rules.ipynb #04f9233d
 def factor(
     f:float,   # above 0; 1 is the theorem's
 ) -> Callable: # a rule for `unmask`
@@ -125,7 +125,7 @@ def entropy_budget(
         return first_k(order, masked, fits.sum(1, keepdim=True).clamp(min=1))
     return rule
 
-# %% ../nbs/lib/53_rules.ipynb #281426a2
+# %% ../nbs/lib/53_rules.ipynb #a86c35fd
 def one_doubt(
     gamma:float, # nats per call, 0 or more
 ) -> Callable:   # a rule for `unmask`
@@ -139,7 +139,7 @@ def one_doubt(
         return lead | first_k(sure, rest, (doubt.cumsum(1) <= gamma).sum(1, keepdim=True))
     return rule
 
-# %% ../nbs/lib/53_rules.ipynb #49ab7df0
+# %% ../nbs/lib/53_rules.ipynb #7d412ac1
 def klass(
     tau:float,   # in (0,1], the least probability of the likeliest token
     eps:float,   # nats, the largest divergence from the call before
@@ -176,7 +176,7 @@ def from_left(
         return rule(masked & (block == block.amin(1, keepdim=True)), guess, reveal, generator)
     return inside
 
-# %% ../nbs/lib/53_rules.ipynb #dff91454
+# %% ../nbs/lib/53_rules.ipynb #1300025b
 def tempered(
     temperature:float, # above 0; below 1 sharpens
 ) -> Callable:         # scores (N,W) -> scores
@@ -201,7 +201,7 @@ def drawn_from(
     "Draw from changed scores"
     return lambda logits, generator=None: categorical(change(logits), generator)
 
-# %% ../nbs/lib/53_rules.ipynb #ca1219b5
+# %% ../nbs/lib/53_rules.ipynb #23eab245
 def padded(
     end_id:int,  # the end of a sentence
     pad_id:int,  # what follows it
@@ -223,7 +223,7 @@ def tallied(
         return write(guess, now)
     return counted
 
-# %% ../nbs/lib/53_rules.ipynb #2a1da95d
+# %% ../nbs/lib/53_rules.ipynb #63aa34e7
 def sampler_nll(
     denoiser:Callable, # (z (B,L), share (B,)) -> logits (B,L,W)
     ids:Tensor,        # (B,L) texts without masks

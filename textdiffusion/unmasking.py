@@ -133,8 +133,7 @@ class Guess:
         memory:dict|None=None, # what a rule keeps from call to call
     ):
         self.logits, self.masked, self.mask_id = logits if logits.ndim == 2 else logits[masked], masked, mask_id
-        self.choose, self.generator, self.ids = choose, generator, None
-        self.memory = {} if memory is None else memory
+        self.choose, self.generator, self.ids, self.memory = choose, generator, None, memory
 
     @cached_property
     def log_p(self) -> Tensor: # (N,W) float64, -inf at the mask
@@ -142,11 +141,10 @@ class Guess:
         return forbid(self.logits, self.mask_id).double().log_softmax(-1)
 
     def on_canvas(self,
-        values:Tensor,  # (N,) one for each masked position
-        fill:float=0.,  # elsewhere
-    ) -> Tensor:        # (B,L)
+        values:Tensor, # (N,) one for each masked position
+    ) -> Tensor:       # (B,L), 0 elsewhere
         "Values of the masked positions where they belong"
-        return values.new_full(self.masked.shape, fill).masked_scatter(self.masked, values)
+        return values.new_zeros(self.masked.shape).masked_scatter(self.masked, values)
 
     def draw(self,
         at:Tensor, # (B,L) bool
@@ -166,7 +164,6 @@ class Guess:
         "Probability of the token drawn at each masked position"
         if self.ids is None: self.ids = self.draw(self.masked)
         return self.probability(self.ids, self.masked)
-
     __call__ = confidence
 
     def tokens(self,
