@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from helpers import refused_at_once
-from textdiffusion.confidence_decoding import (ARMS, BELIEFS, PRESETS, at_equal_calls, begun, calls_row, check, facts,
+from textdiffusion.confidence_decoding import (BELIEFS, PRESETS, at_equal_calls, begun, calls_row, check, facts,
     how, scored, way_row, ways)
 from textdiffusion.corpora import load_corpus
 from textdiffusion.metrics import exact_nll
@@ -15,7 +15,7 @@ from textdiffusion.rules import sampler_nll
 from textdiffusion.unmasking import unmask
 
 CORPUS = load_corpus('restaurants')
-RUN = Run(cfg=SimpleNamespace(corpus='restaurants', samples=6, texts=4, seq_len=None, data_dir=None))
+RUN = Run(cfg=SimpleNamespace(corpus='restaurants', samples=6, exact=6, seq_len=None, data_dir=None))
 RUN.__dict__.update(corpus=CORPUS, device=torch.device('cpu'))
 WAYS = {(w.family, w.setting): w for w in ways(CORPUS)}
 
@@ -78,13 +78,14 @@ def test_every_belief_has_its_fact():
     f = facts(headline('07_confidence_decoding'))
     assert all(b.fact in f for b in BELIEFS) and len(BELIEFS) <= 5
 
-def test_arms_of_the_presets_are_known():
-    assert all(set(p['arms']) <= set(ARMS) for p in PRESETS.values())
+def test_presets_grow():
+    size = {k: p['seeds']*p['steps']*p['samples'] for k, p in PRESETS.items()}
+    assert size['smoke'] < size['cpu'] < size['long'] < size['gpu']
 
 def test_real_text_is_refused():
     with pytest.raises(ValueError, match='e2e is real text.*restaurants'):
         check(None, SimpleNamespace(grammar=None, name='e2e'))
 
-@pytest.mark.parametrize('args, words', [(['-p', 'texts', '0'], ['texts']), (['-p', 'arms', 'oracle'], ['perfect'])])
+@pytest.mark.parametrize('args, words', [(['-p', 'exact', '0'], ['exact']), (['--corpus', 'e2f'], ['restaurants-large'])])
 def test_a_wrong_parameter_is_refused(args, words):
     refused_at_once(words, 'textdiffusion', 'run', '07_confidence_decoding', *args)
