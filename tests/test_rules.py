@@ -134,7 +134,7 @@ def filled(rule, *tables):
     "Places that a rule fills at each call, given what is said at each call"
     masked, memory, found = torch.ones(1, len(tables[0]), dtype=torch.bool), {}, []
     for p in tables:
-        now = rule(masked, Guess(p[masked[0]].log(), masked, 99, greedy, seeded(), memory), .5, seeded())
+        now = rule(masked, Guess(p.log()[None], masked, 99, greedy, seeded(), memory), .5, seeded())
         assert now.any() and not (now & ~masked).any()
         found.append(now[0].nonzero()[:, 0].tolist())
         masked = masked & ~now

@@ -125,24 +125,23 @@ def threshold(
 class Guess:
     "What one call says about the masked positions; a token is drawn where it is asked for, and only once"
     def __init__(self,
-        logits:Tensor,    # (B,L,W), or (N,W) at the masked positions alone
+        logits:Tensor,    # (B,L,W), or of the rows alone that hold a mask
         masked:Tensor,    # (B,L) bool
         mask_id:int,      # never drawn
         choose:Callable,  # (logits (N,W), generator) -> (N,)
         generator,        # of the draw
         memory:dict|None=None, # what a rule keeps from call to call
     ):
-        self.logits, self.masked, self.mask_id = logits if logits.ndim == 2 else logits[masked], masked, mask_id
+        self.logits, self.masked, self.mask_id = logits, masked, mask_id
+        self.rows = slice(None) if len(logits) == len(masked) else masked.any(1)
         self.choose, self.generator, self.ids, self.memory = choose, generator, None, memory
 
     @cached_property
     def log_p(self) -> Tensor: # (N,W) float64, -inf at the mask
         "Log-probabilities at the masked positions"
-        return forbid(self.logits, self.mask_id).double().log_softmax(-1)
+        return forbid(self.logits[self.masked[self.rows]], self.mask_id).double().log_softmax(-1)
 
-    def on_canvas(self,
-        values:Tensor, # (N,) one for each masked position
-    ) -> Tensor:       # (B,L), 0 elsewhere
+    def on_canvas(self, values:Tensor) -> Tensor: # (N,) one for each masked position -> (B,L), 0 elsewhere
         "Values of the masked positions where they belong"
         return values.new_zeros(self.masked.shape).masked_scatter(self.masked, values)
 
@@ -150,14 +149,14 @@ class Guess:
         at:Tensor, # (B,L) bool
     ) -> Tensor:   # (N,) tokens
         "Tokens for these positions"
-        return self.choose(forbid(self.logits[at[self.masked]], self.mask_id), self.generator)
+        return self.choose(forbid(self.logits[at[self.rows]], self.mask_id), self.generator)
 
     def probability(self,
         ids:Tensor, # (N,) tokens
         at:Tensor,  # (B,L) bool, N positions
     ) -> Tensor:    # (B,L), 0 elsewhere
         "Probability of these tokens at these positions"
-        p = forbid(self.logits[at[self.masked]].float(), self.mask_id).softmax(-1).gather(1, ids[:, None])[:, 0]
+        p = forbid(self.logits[at[self.rows]].float(), self.mask_id).softmax(-1).gather(1, ids[:, None])[:, 0]
         return p.new_zeros(at.shape).masked_scatter(at, p)
 
     def confidence(self) -> Tensor: # (B,L), 0 where nothing is masked
@@ -236,7 +235,7 @@ def unmask(
             masked = z == mask_id
             if not (live := masked.any(1)).any(): break
             if trace_every and i % trace_every == 0: keep()
-            logits = check_scores(denoiser(z[live], (masked.sum(1)/gaps)[live]), z[live], mask_id)[masked[live]]
+            logits = check_scores(denoiser(z[live], (masked.sum(1)/gaps)[live]), z[live], mask_id)
             guess = Guess(logits, masked, mask_id, choose, generator, memory)
             now = masked if i == steps-1 else pick(masked, guess, (ab[i+1]-ab[i])/(1-ab[i]), generator)
             tokens = write(guess, now)
