@@ -8,7 +8,6 @@ __all__ = ['canvas', 'even_times', 'uniform', 'categorical', 'greedy', 'first_k'
 
 # %% ../nbs/lib/52_unmasking.ipynb #3a423f28
 from collections.abc import Callable
-from functools import cached_property
 import torch
 from torch import Tensor, nn
 from .objectives import forbid
@@ -135,15 +134,6 @@ class Guess:
         self.logits, self.masked, self.mask_id = logits, masked, mask_id
         self.rows = slice(None) if len(logits) == len(masked) else masked.any(1)
         self.choose, self.generator, self.ids, self.memory = choose, generator, None, memory
-
-    @cached_property
-    def log_p(self) -> Tensor: # (N,W) float64, -inf at the mask
-        "Log-probabilities at the masked positions"
-        return forbid(self.logits[self.masked[self.rows]], self.mask_id).double().log_softmax(-1)
-
-    def on_canvas(self, values:Tensor) -> Tensor: # (N,) one for each masked position -> (B,L), 0 elsewhere
-        "Values of the masked positions where they belong"
-        return values.new_zeros(self.masked.shape).masked_scatter(self.masked, values)
 
     def draw(self,
         at:Tensor, # (B,L) bool
