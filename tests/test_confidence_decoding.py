@@ -86,6 +86,7 @@ def test_real_text_is_refused():
     with pytest.raises(ValueError, match='e2e is real text.*restaurants'):
         check(None, SimpleNamespace(grammar=None, name='e2e'))
 
-@pytest.mark.parametrize('args, words', [(['-p', 'exact', '0'], ['exact']), (['--corpus', 'e2f'], ['restaurants-large'])])
+@pytest.mark.parametrize('args, words', [(['-p', 'exact', '0'], ['exact']),
+                                         (['--corpus', 'e2f'], ['restaurants-large'])])
 def test_a_wrong_parameter_is_refused(args, words):
     refused_at_once(words, 'textdiffusion', 'run', '07_confidence_decoding', *args)
