@@ -153,11 +153,11 @@ PRESETS = dict(
 # four standard errors of 160 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(whole=.12, nll_minus_entropy=.8, new=.15, kl=.6), by=('arm', 'family', 'setting', 'seed'))
 
-# %% ../nbs/07_confidence_decoding.ipynb #1e290ecb
-LINES = {'random': ('random', '.35', 'o-'), 'random, cosine steps': ('random, cosine steps', '.65', 'o:'), 'from the left': ('from the left', 'C0', 's-'),
-         'entropy': ('lowest entropy first', 'C3', 'v-'), 'threshold': ('threshold on the likeliest', 'C1', 'd-'),
-         'budget': ('entropy budget', 'C4', '^-'), 'one doubt': ('most doubtful first, and the certain', 'C2', 'D-'),
-         'drawn': ('probability of the drawn word', 'C5', 'x--')}
+# %% ../nbs/07_confidence_decoding.ipynb #bf26e1a9
+LINES = {'random': ('random', '.35', 'o-'), 'random, cosine steps': ('random, cosine steps', '.65', 'o:'),
+         'from the left': ('from the left', 'C0', 's-'), 'entropy': ('lowest entropy first', 'C3', 'v-'),
+         'threshold': ('threshold on the likeliest', 'C1', 'd-'), 'budget': ('entropy budget', 'C4', '^-'),
+         'one doubt': ('one doubt', 'C2', 'D-'), 'drawn': ('probability of the drawn word', 'C5', 'x--')}
 
 def _line(ax, record, arm, family, column):
     "One family of rules: means over seeds against calls"
@@ -242,7 +242,7 @@ _TOLD = dict(  # fact -> family, setting, column
     doubt=('one doubt', '0.001 nats', 'whole'), doubt_calls=('one doubt', '0.001 nats', 'calls'),
     mixed_calls=('budget, random order', '0.1 nats', 'calls'))
 
-# %% ../nbs/07_confidence_decoding.ipynb #9c226a06
+# %% ../nbs/07_confidence_decoding.ipynb #e35190db
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     at, sketch, doubt = partial(_at, record), ('threshold', '0.7'), ('one doubt', '0.1 nats')
@@ -253,6 +253,6 @@ def facts(record) -> Facts: # by name
         tau_calls=_between(record, 'calls', ('threshold', '0.9'), ('threshold', '0.5'))._replace(unit=_CALLS),
         drawn_share=at('network', 'drawn', column='new'), real_words=level(record['rows'], 'length', arm='real'),
         single=at('network', 'random'), single_loss=at('network', 'random', column='kl'),
-        single_calls=at('network', 'random', column='calls'),
+        single_calls=at('network', 'random', column='calls'), left_loss=at('network', 'from the left', column='kl'),
         doubt=at('network', *doubt), doubt_calls=at('network', *doubt, 'calls'),
         doubt_gain=at_equal_calls(record, *doubt, 'whole'), doubt_loss=at_equal_calls(record, *doubt, 'kl'))
