@@ -218,11 +218,11 @@ def _believed(record) -> dict:
         order_loss=_between(record, 'kl', ('entropy', '1 a call'), ('from the left', '1 a call')),
         held_length=fact(interval(length[0][s] - length[1][s] for s in length[0]), 'length', signed=True))
 
-# %% ../nbs/07_confidence_decoding.ipynb #fe539da4
+# %% ../nbs/07_confidence_decoding.ipynb #04f94228
 ANSWER = """**No: at equal calls it writes worse text, or less of the language.** A threshold changes whole sentences
-by {{threshold_gain}} against random places. Choosing by the drawn word brings {{drawn_gain}}; only {{drawn_share}} of
-them are new. What helps: fill the *most doubtful* place and what is certain. With perfect probabilities that is exact,
-in {{p_doubt_calls}}."""
+by {{threshold_gain}} against random places. Choosing by the drawn word makes {{drawn}} whole, {{drawn_share}} of them
+new. Better: the *most doubtful* place, and what is certain; with perfect probabilities exact, in
+{{p_doubt_calls}}."""
 
 _CALLS = Unit('calls', 1, 1)
 
@@ -242,7 +242,7 @@ _TOLD = dict(  # fact -> family, setting, column
     doubt=('one doubt', '0.001 nats', 'whole'), doubt_calls=('one doubt', '0.001 nats', 'calls'),
     mixed_calls=('budget, random order', '0.1 nats', 'calls'))
 
-# %% ../nbs/07_confidence_decoding.ipynb #e35190db
+# %% ../nbs/07_confidence_decoding.ipynb #a5ef617c
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     at, sketch, doubt = partial(_at, record), ('threshold', '0.7'), ('one doubt', '0.1 nats')
@@ -251,7 +251,9 @@ def facts(record) -> Facts: # by name
         threshold_gain=at_equal_calls(record, *sketch, 'whole'), threshold_loss=at_equal_calls(record, *sketch, 'kl'),
         tau_gain=_between(record, 'whole', ('threshold', '0.9'), ('threshold', '0.5')),
         tau_calls=_between(record, 'calls', ('threshold', '0.9'), ('threshold', '0.5'))._replace(unit=_CALLS),
-        drawn_share=at('network', 'drawn', column='new'), real_words=level(record['rows'], 'length', arm='real'),
+        drawn=at('network', 'drawn'), drawn_share=at('network', 'drawn', column='new'),
+        drawn_words=at('network', 'drawn', column='length'), real_words=level(record['rows'], 'length', arm='real'),
+        cool=at('network', 'random, temperature 0.7'), cool_new=at('network', 'random, temperature 0.7', column='new'),
         single=at('network', 'random'), single_loss=at('network', 'random', column='kl'),
         single_calls=at('network', 'random', column='calls'), left_loss=at('network', 'from the left', column='kl'),
         doubt=at('network', *doubt), doubt_calls=at('network', *doubt, 'calls'),
