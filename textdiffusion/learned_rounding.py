@@ -250,7 +250,6 @@ def end_vectors(run, model, arm, seed, n:int, # sentences
                              generator=torch.Generator().manual_seed(1000*seed + i))[0] for i in range(0, n, 128)])
 
 # %% ../nbs/04_learned_rounding.ipynb #c812b3d7
-from .grammar import is_grammar
 from .plotting import panels
 NAMED = dict(best='all', noise='noise', ce='ce', x0='x0', three='3-gram', lm='language model') # fact -> arm
 OF_SOURCE = ['top', 'eps_loss', 'blind', 'look_up', 'optimal', 'clean_nats', 'end_times', 'of_blind', 'over_lookup',

@@ -71,8 +71,8 @@ def first_k(
     masked:Tensor, # (B,L) bool
     k:Tensor|int,  # (B,1) or a number: how many per row
 ) -> Tensor:       # (B,L) bool
-    "The k masked positions of each row with the highest scores, all where there are fewer"
-    rank = scores.masked_fill(~masked, -torch.inf).argsort(-1, descending=True).argsort(-1)
+    "The k masked positions of each row with the highest scores, all where there are fewer; of equals the leftmost"
+    rank = scores.masked_fill(~masked, -torch.inf).argsort(dim=-1, descending=True, stable=True).argsort(-1)
     return masked & (rank < k)
 
 def ancestral(
@@ -124,20 +124,22 @@ class Prediction:
     """What one call says about the masked positions; a token is drawn where it is asked for, and only once. What is
     drawn does not depend on CHUNK, as long as the generator is on the CPU"""
     def __init__(self,
-        logits:Tensor,    # (B,L,W)
+        logits:Tensor,    # (B,L,W), or of the rows alone that hold a mask
         masked:Tensor,    # (B,L) bool
         mask_id:int,      # never drawn
         choose:Callable,  # (logits (N,W), generator) -> (N,)
         generator,        # of the draw
+        memory:dict|None=None, # what a rule keeps from call to call
     ):
         self.logits, self.masked, self.mask_id = logits, masked, mask_id
-        self.choose, self.generator, self.ids = choose, generator, None
+        self.rows = slice(None) if len(logits) == len(masked) else masked.any(1)
+        self.choose, self.generator, self.ids, self.memory = choose, generator, None, memory
 
     def scores(self,
         at:Tensor, # (B,L) bool, N positions
     ) -> Iterator[Tensor]: # (n,W) each, N rows in all, a copy of a few MB at a time; one of no rows where N = 0
         "The scores at these positions without the mask's, part by part"
-        flat, where = self.logits.flatten(0, 1), at.flatten().nonzero()[:, 0]
+        flat, where = self.logits.flatten(0, 1), at[self.rows].flatten().nonzero()[:, 0]
         for part in where.split(max(1, CHUNK//flat.shape[1])): yield forbid(flat[part], self.mask_id)
 
     def draw(self,
@@ -159,6 +161,7 @@ class Prediction:
         "Probability of the token drawn at each masked position"
         if self.ids is None: self.ids = self.draw(self.masked)
         return self.probability(self.ids, self.masked)
+    __call__ = confidence
 
     def tokens(self,
         at:Tensor, # (B,L) bool, masked positions
@@ -239,28 +242,32 @@ def unmask(
     *,
     alpha_bar:Callable=mask_linear, # the schedule, for the rules that go by time
     times:Callable=even_times,     # steps -> (steps+1,) float64, falling from 1 to 0
-    pick:Callable=ancestral,       # (masked, confidence, reveal, generator) -> (B,L) bool
+    pick:Callable=ancestral,       # (masked, said, reveal, generator) -> (B,L) bool
     choose:Callable=categorical,   # (logits (N,W), generator) -> (N,)
+    write:Callable=Prediction.tokens, # (said, now (B,L) bool) -> tokens of these positions
+    settle:Callable=lambda z: z,   # z -> z after each call, with what is certain filled in at no cost
     generator:torch.Generator|None=None, # of every draw
     trace_every:int=0,             # keep the canvas before every n-th call and at the end; 0 keeps nothing
 ) -> tuple: # ids (B,L) without masks, and the trace: t (share still masked), ids, confidence of each token when drawn
-    "Fill the masks in at most `steps` calls, ending early when nothing is masked; the last call fills all that is left"
+    """Fill the masks in at most `steps` calls, the last of which fills all that is left; a row is asked about only as
+    long as it holds a mask"""
     check_masked(denoiser); check_rules(times, pick, choose, generator, trace_every)
     check_canvas(z, steps, mask_id, alpha_bar, denoiser)
     ab, z, trace = alpha_bar(times(steps)).tolist()[:-1] + [1.], to_device_of(z, denoiser), []
+    memory = {}                                                         # what a rule keeps from call to call
     gaps, sure = (z == mask_id).sum(1).clamp(min=1), (z != mask_id).float()
     keep = lambda: trace.append(dict(t=((z == mask_id).sum(1)/gaps).mean().item(), ids=z.cpu(), confidence=sure.cpu()))
     with evaluating(denoiser), stage('sampling', steps) as bar:
         for i in range(steps):
             masked = z == mask_id
-            if not masked.any(): break
+            if not (live := masked.any(1)).any(): break
             if trace_every and i % trace_every == 0: keep()
-            logits = check_scores(denoiser(z, masked.sum(1)/gaps), z, mask_id)
-            said = Prediction(logits, masked, mask_id, choose, generator)
-            now = masked if i == steps-1 else pick(masked, said.confidence, (ab[i+1]-ab[i])/(1-ab[i]), generator)
-            tokens = said.tokens(now)
+            logits = check_scores(denoiser(z[live], (masked.sum(1)/gaps)[live]), z[live], mask_id)
+            said = Prediction(logits, masked, mask_id, choose, generator, memory)
+            now = masked if i == steps-1 else pick(masked, said, (ab[i+1]-ab[i])/(1-ab[i]), generator)
+            tokens = write(said, now)
             if trace_every: sure = sure.where(~now, said.probability(tokens, now))
-            z, logits, said = z.masked_scatter(now, tokens), None, None
+            z, logits, said = settle(z.masked_scatter(now, tokens)), None, None
             bar.tick()
     if trace_every: keep()
     return z, trace
