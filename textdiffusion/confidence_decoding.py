@@ -17,9 +17,9 @@ from torch import Tensor
 from .masked_diffusion import blank, whole
 from .metrics import diversity, exact_nll, form_scores, oracle_scores
 from .reading import Belief, Fact, Facts, Unit, fact, level
-from textdiffusion.decoding_rules import (at_least, best, best_share, certainty, chance, drawn, drawn_from, entropy_budget,
-    factor, from_left, held_back, klass, leftmost, likeliest, margin, nucleus, one_doubt, padded, sampler_nll, tallied,
-    tempered)
+from .decoding_rules import (at_least, best, best_share, certainty, chance, drawn, drawn_from,
+    entropy_budget, factor, from_left, held_back, klass, leftmost, likeliest, margin, nucleus, one_doubt, padded,
+    sampler_nll, tallied, tempered)
 from .schedules import mask_cosine, mask_linear
 from .statistics import above, below, estimate, interval, paired, values_by_seed, within
 from .unmasking import categorical, greedy, unmask

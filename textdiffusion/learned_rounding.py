@@ -209,6 +209,7 @@ DRIFT = dict(tol=dict(valid=.08, top=.06, kl=.3, teacher_nll=.4))     # three st
 
 # %% ../nbs/04_learned_rounding.ipynb #b17b18b9
 from .corpora import load_corpus
+from .grammar import is_grammar
 from .tokenizing import bpe_tokenizer
 from .sampling import mean_of_scores, sample, spaced
 from .schedules import posterior
@@ -219,10 +220,9 @@ def check(cfg, corpus) -> None:
     if cfg.embed_dim % cfg.heads: raise ValueError(f'embed_dim must be a multiple of {cfg.heads}, not {cfg.embed_dim}')
 def read_corpus(run) -> None:
     "Check the parameters and load the text of a run, real text in `pieces` byte pairs"
-    cfg = run.cfg
+    cfg, get = run.cfg, vars(run.cfg).get
     pieces = None if is_grammar(cfg.corpus) else partial(bpe_tokenizer, vocab_size=cfg.pieces)
-    where = [getattr(cfg, name, None) or None for name in ('data_dir', 'column')]
-    run.corpus = load_corpus(cfg.corpus, cfg.seq_len, pieces, *where).to(run.device)
+    run.corpus = load_corpus(cfg.corpus, cfg.seq_len, pieces, get('data_dir'), get('column')).to(run.device)
     check(cfg, run.corpus)
 def _ddpm_step(x_t, x0_hat, ab_t, ab_s, noise, previous=None) -> Tensor: # x_s; arguments as of `ancestral_step`
     "A step with the larger of DDPM's two variances, β, as the source samples [Ho et al. 2020, §3.2]"

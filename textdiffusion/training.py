@@ -232,7 +232,7 @@ def _resume(
     if wrong:
         more = f', and {len(wrong)-4} more' if len(wrong) > 4 else ''
         raise ValueError(f'{found} is a checkpoint of another run: {", ".join(wrong[:4])}{more}; '
-                         "name another folder, give that run's arguments, or delete it (extend=True goes on to more steps)")
+                         "name another folder, give that run's arguments, or delete it (extend=True: more steps)")
     for name, m in models.items():
         if m is not None: m.load_state_dict(load_file(found/f'{name}.safetensors'))
     load_optimizers(opts, load_file(found/'optimizers.safetensors'))

@@ -19,7 +19,7 @@ from .oracles import language_tokens
 from .reading import Belief, Facts, Unit, fact, level
 from .sampling import evaluating
 from .statistics import above, below, interval, paired, values_by_seed, within
-from .unmasking import beside
+from .unmasking import to_device_of
 
 # %% ../nbs/06i_which_perplexity.ipynb #0ac4c5e3
 BELIEFS = [
@@ -66,7 +66,7 @@ def chain_nll(
     nll = torch.zeros(ids.shape, dtype=torch.float64)
     with evaluating(denoiser):
         for i in range(0, len(ids), batch):
-            x, when = beside(ids[i:i+batch], denoiser), beside(order[i:i+batch], denoiser)
+            x, when = to_device_of(ids[i:i+batch], denoiser), to_device_of(order[i:i+batch], denoiser)
             for call in range(int(order.max()) + 1):
                 z, share = x.masked_fill(when >= call, mask_id), (when >= call).sum(1)/(when >= 0).sum(1).clamp(min=1)
                 said = masked_nll(denoiser(z, share), x, z, mask_id).double()
@@ -85,7 +85,7 @@ def pseudo_nll(
     nll, free = torch.zeros(ids.shape, dtype=torch.float64), ~kept(keep, ids)
     with evaluating(denoiser):
         for i in range(0, len(ids), batch):
-            x, may = beside(ids[i:i+batch], denoiser), beside(free[i:i+batch], denoiser)
+            x, may = to_device_of(ids[i:i+batch], denoiser), to_device_of(free[i:i+batch], denoiser)
             for place in may.any(0).nonzero()[:, 0].tolist():
                 hidden = may & (torch.arange(ids.shape[1], device=x.device) == place)
                 z = x.masked_fill(hidden, mask_id)
@@ -104,7 +104,7 @@ def unweighted_ce(
     draws:int=16, seed:int=0, # masks per row; where their chance begins, the same for every model
 ) -> float:            # nats per hidden token that counts
     "Mean cross-entropy of hidden tokens, what a training loop without the bound's weight prints: no likelihood"
-    ids, total, n = beside(ids, denoiser), 0., 0
+    ids, total, n = to_device_of(ids, denoiser), 0., 0
     with evaluating(denoiser), torch.random.fork_rng():
         torch.manual_seed(seed)
         for _ in range(draws):
