@@ -12,8 +12,9 @@ from textdiffusion.corpora import oracle
 from textdiffusion.grammar import load_grammar
 from textdiffusion.metrics import exact_nll
 from textdiffusion.oracles import masked_oracle
-from textdiffusion.decoding_rules import (at_least, best, best_share, certainty, chance, drawn, drawn_from,
-    entropy_budget, factor, from_left, held_back, klass, leftmost, likeliest, margin, nucleus, padded, sampler_nll, tallied, tempered)
+from textdiffusion.decoding_rules import (
+    at_least, best, best_share, certainty, chance, drawn, drawn_from, entropy_budget, factor, from_left, held_back,
+    klass, leftmost, likeliest, margin, nucleus, padded, sampler_nll, tallied, tempered)
 from textdiffusion.unmasking import Prediction, ancestral, canvas, greedy, unmask
 
 def seeded(seed=0): return torch.Generator().manual_seed(seed)

@@ -11,8 +11,9 @@ __all__ = ['log_p', 'on_canvas', 'chance', 'leftmost', 'drawn', 'likeliest', 'ma
 from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
+from .arguments import check_count
 from .objectives import forbid
-from .unmasking import Prediction, at_least_one, categorical, first_k, to_device_of, uniform, unmask
+from .unmasking import Prediction, categorical, first_k, to_device_of, uniform, unmask
 
 # %% ../nbs/lib/53_decoding_rules.ipynb #906d780b
 def log_p(
@@ -87,7 +88,7 @@ def best(
     k:int,          # places per row and call
 ) -> Callable:      # a rule for `unmask`
     "The k best places"
-    at_least_one(k)
+    check_count('k', k)
     return lambda masked, guess, reveal, generator: first_k(score(guess), masked, k)
 
 def best_share(
@@ -162,7 +163,7 @@ def klass(
     k:int=1,     # places that are filled where none passes
 ) -> Callable:   # a rule for `unmask`
     "Places that are sure and have stayed so, or the k surest [KLASS, arXiv 2511.05664]; noise has no part in either"
-    _in_unit('tau', tau), at_least_one(k), at_least_one(calls)
+    _in_unit('tau', tau), check_count('k', k), check_count('calls', calls)
     def rule(masked, guess, reveal, generator):
         now_p, past = log_p(guess), guess.memory
         change = now_p.new_full((len(now_p),), torch.inf)           # at the first call there is nothing to compare with
@@ -183,7 +184,7 @@ def from_left(
     size:int,      # places per block
 ) -> Callable:     # a rule for `unmask`
     "The rule inside the leftmost block of each row that is not finished; blocks begin at the row's first mask"
-    at_least_one(size)
+    check_count('size', size)
     def inside(masked, guess, reveal, generator):
         start = guess.memory.setdefault('start', masked.int().argmax(1, keepdim=True))
         block = (torch.arange(masked.shape[1], device=masked.device) - start) // size
