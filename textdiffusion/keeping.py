@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from safetensors.torch import load_file
 from torch import nn
-from transformers import CONFIG_MAPPING, AutoModel
+from . import models
 from .checkpoints import last_checkpoint, read_facts
 from .corpora import load_corpus
 from .generating import inform
@@ -43,12 +43,14 @@ def model_in(
     facts = read_facts(found)
     plan, best = facts['plan'], found/'best.safetensors'
     kind, config = plan['model']['name'], plan['model'].get('config', {})
-    if not kind.startswith('textdiffusion.models.') or config.get('model_type') not in CONFIG_MAPPING:
-        raise ValueError(f'a {kind.split(".")[-1]} is none of the models that can be loaded by their folder')
+    name = kind.rpartition('.')[2]
+    if not kind.startswith('textdiffusion.models.') or not hasattr(models, name):
+        raise ValueError(f'a {name} is none of the models that can be loaded by their folder')
     if facts['step'] < plan['steps']: raise ValueError(f"it stopped at step {facts['step']} of {plan['steps']}")
     told = schedules_in(plan['loss'])
     if len(told) != 1 and 'Causal' not in kind: raise ValueError(f'its loss tells {len(told)} schedules, not one')
-    model = AutoModel.from_config(CONFIG_MAPPING[config['model_type']].from_dict(config))
+    network = getattr(models, name)
+    model = network(network.config_class.from_dict(config))
     model.load_state_dict(load_file(best if best.exists() else found/'ema.safetensors'))
     terms = [k.split(' (')[0] for k in plan['loss'].get('closure', {}).get('terms', {})]
     schedule = told[0] if told and 'Causal' not in kind else None
