@@ -218,11 +218,11 @@ def _believed(record) -> dict:
         order_loss=_between(record, 'kl', ('entropy', '1 a call'), ('from the left', '1 a call')),
         held_length=fact(interval(length[0][s] - length[1][s] for s in length[0]), 'length', signed=True))
 
-# %% ../nbs/07_confidence_decoding.ipynb #f249676e
+# %% ../nbs/07_confidence_decoding.ipynb #a6c77254
 ANSWER = """**No: at equal calls it writes worse text, or less of the language.** A confidence threshold changes whole
 sentences by {{threshold_gain}} against random places. Choosing by the drawn word makes {{drawn}} whole,
-{{drawn_share}} of them new. Better: the *most doubtful* place, and what is certain; with perfect probabilities exact, in
-{{p_doubt_calls}}."""
+{{drawn_share}} of them new. Better: the *most doubtful* place, and what is certain; with perfect probabilities exact,
+in {{p_doubt_calls}}."""
 
 _CALLS = Unit('calls', 1, 1)
 
