@@ -142,14 +142,14 @@ def way_row(
     nll, asked = sampler_nll(model, texts.to(run.device), start, **how(run, way, seed))
     return row | dict(kl=(nll.cpu() - exact_nll(texts, corpus)).mean().item(), text_calls=asked.double().mean().item())
 
-# %% ../nbs/07_confidence_decoding.ipynb #2216d6fc
+# %% ../nbs/07_confidence_decoding.ipynb #8e237374
 _cpu = dict(corpus='restaurants', arms=['network'], seeds=1, steps=1200, samples=96, exact=96, seq_len=None, d_model=64,
             n_layers=4, n_heads=2, batch_size=32, lr=6e-3, muon_lr=1.2e-2)
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(steps=6, samples=6, exact=6, d_model=32, n_layers=1, batch_size=16),
     long=_cpu | dict(seeds=3, steps=2000, samples=160, exact=160),
-    gpu=_cpu | dict(seeds=3, steps=6000, samples=512, exact=512, d_model=128, batch_size=64, muon_lr=1e-2))
+    gpu=_cpu | dict(seeds=3, steps=6000, samples=512, exact=160, d_model=128, batch_size=64, muon_lr=1e-2))
 # four standard errors of 160 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(whole=.12, nll_minus_entropy=.8, new=.15, kl=.6), by=('arm', 'family', 'setting', 'seed'))
 
@@ -218,11 +218,11 @@ def _believed(record) -> dict:
         order_loss=_between(record, 'kl', ('entropy', '1 a call'), ('from the left', '1 a call')),
         held_length=fact(interval(length[0][s] - length[1][s] for s in length[0]), 'length', signed=True))
 
-# %% ../nbs/07_confidence_decoding.ipynb #04f94228
-ANSWER = """**No: at equal calls it writes worse text, or less of the language.** A threshold changes whole sentences
-by {{threshold_gain}} against random places. Choosing by the drawn word makes {{drawn}} whole, {{drawn_share}} of them
-new. Better: the *most doubtful* place, and what is certain; with perfect probabilities exact, in
-{{p_doubt_calls}}."""
+# %% ../nbs/07_confidence_decoding.ipynb #a6c77254
+ANSWER = """**No: at equal calls it writes worse text, or less of the language.** A confidence threshold changes whole
+sentences by {{threshold_gain}} against random places. Choosing by the drawn word makes {{drawn}} whole,
+{{drawn_share}} of them new. Better: the *most doubtful* place, and what is certain; with perfect probabilities exact,
+in {{p_doubt_calls}}."""
 
 _CALLS = Unit('calls', 1, 1)
 
