@@ -265,7 +265,7 @@ def test_too_little_text(tmp_path):
 
 def test_an_oracle_reads_no_files(tmp_path):
     for name in ('restaurants', 'restaurants-large'):
-        with pytest.raises(ValueError, match=f'{name} is drawn from a grammar and reads no files; leave data_dir out'):
+        with pytest.raises(ValueError, match=f'{name} is drawn from a grammar and needs no data; leave data_dir out'):
             load_corpus(name, data_dir=tmp_path)
 
 

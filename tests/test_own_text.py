@@ -179,6 +179,7 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, kept_at_once, mon
 
 MEASURE = '''
 import json, resource, sys, time
+from transformers import PreTrainedTokenizerFast                                # not part of what is measured
 from textdiffusion.corpora import load_corpus
 from textdiffusion.files import own_text
 path, size = sys.argv[1], float(sys.argv[2])
