@@ -38,7 +38,9 @@ from toylib.toy import ARMS, PRESETS
 from textdiffusion.records import attempts, begin
 run = begin('01_toy', PRESETS, choices={'arms': ARMS}, preset=preset, corpus=corpus, seeds=seeds, steps=steps, lam=lam,
             arms=arms, schedule=schedule, data_dir=data_dir)
-run.__dict__['corpus'] = SimpleNamespace(name=run.cfg.corpus, fingerprint='f1e2', info=dict(source='oracle'))'''
+info = dict(source='oracle', wrap='sentences padded', L=8, V=9, cut=dict(train=0.), oov=dict(test=0.),
+            fingerprint='f1e2')
+run.__dict__['corpus'] = SimpleNamespace(name=run.cfg.corpus, fingerprint='f1e2', info=info)'''
 WORK = '''
 def experiment(run):
     run.announce(10, 1)
