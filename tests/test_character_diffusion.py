@@ -216,7 +216,7 @@ def test_one_arm_alone_runs_to_its_end(name, arm, tmp_path):
 
 @pytest.mark.parametrize('given, said', [(['-p', 'arms', 'diffuson'], 'did you mean diffusion?'),
                                          (['-p', 'steps', '0'], 'steps must be a whole number'),
-                                         (['--corpus', 'tiny'], "corpus 'tiny' is unknown")])
+                                         (['--corpus', 'tiny'], "unknown corpus 'tiny'")])
 def test_the_command_refuses(given, said):
     done = call('textdiffusion', 'run', '06b', '--preset', 'smoke', *given)
     assert done.returncode == 2 and said in done.stderr

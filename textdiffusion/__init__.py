@@ -3,6 +3,9 @@ __version__ = "0.0.1"
 import importlib.abc
 import importlib.util
 import sys
+import warnings
+
+warnings.filterwarnings('ignore', 'IProgress not found') # tqdm, in a notebook without ipywidgets: we draw bars of our own
 
 
 class _Registration(importlib.abc.MetaPathFinder, importlib.abc.Loader):

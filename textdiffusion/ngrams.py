@@ -96,7 +96,7 @@ class NGram:
         corpus,     # Corpus they are from
     ) -> 'NGram':   # itself
         "Count the k-grams up to `order` that end at a counted position"
-        check_rows(check_tokens(ids, corpus.vocab_size))
+        check_rows(check_tokens(ids, corpus.vocab_size, whole=False))
         self.corpus, self.base, self.length = corpus, corpus.vocab_size + 1, ids.shape[1]
         grams = _windows(ids, corpus, self.order)[counted(ids, corpus)].cpu()
         self.tables = [_count(grams[:, -k:], self.base) for k in range(1, self.order+1)]
