@@ -10,9 +10,11 @@ unexport MPLBACKEND IN_TEST
 # Threads that wait must sleep: spinning, two runs on two cores slowed each other forty-fold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help journal test soak lab site readme export
+.PHONY: help install journal test soak lab site readme export
 help:     ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' Makefile | column -t -s '|'
+
+install: $(STAMP)  ## set up .venv
 
 journal: $(STAMP)  ## run an entry and publish it in journal/ (ENTRY=05_anchor_loss PRESET=cpu CORPUS=e2e, all optional)
 	$(BIN)/textdiffusion run $(ENTRY) $(if $(PRESET),--preset $(PRESET)) $(if $(CORPUS),--corpus $(CORPUS))
