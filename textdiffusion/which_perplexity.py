@@ -214,10 +214,10 @@ def facts(record) -> Facts: # by name
 # %% ../nbs/06i_which_perplexity.ipynb #a0ec238f
 import numpy as np
 from .plotting import panels
-ANSWER = """**Only the bound, the chains and a judge's price of real text can be compared.** A token truly costs
-perplexity {{true_ppl}}. The bound says {{bound_ppl}}, the left-to-right chain {{left_ppl}}; pseudo-perplexity
-{{pseudo_ppl}}, impossibly low; the unweighted loss {{loss_all_ppl}} with padding, {{loss_ppl}} without. One
-sentence, repeated, has generative perplexity {{dullest_ppl}}."""
+ANSWER = """**Only the bound, the chains and a judge's price of real text can be compared.** The true
+perplexity of a token is {{true_ppl}}. The bound says {{bound_ppl}}, the left-to-right chain {{left_ppl}}. Impossibly
+low: pseudo-perplexity, {{pseudo_ppl}}, and with padding the unweighted loss, {{loss_all_ppl}}; {{loss_ppl}} without.
+One sentence, repeated, has generative perplexity {{dullest_ppl}}."""
 
 def _frame(ax, true):
     "Both scales, the true price, the kinds of numbers in their colours"
