@@ -212,7 +212,7 @@ def renamed(
     name:str,      # of the file
 ) -> Corpus:       # the same, never called like a corpus of the journal
     "A corpus under the name of its file"
-    name = f'own-{name}' if name in CORPORA else name
+    name = _own_name(name)
     return replace(corpus, name=name, info=corpus.info | dict(name=name))
 
 def public_name(
@@ -220,7 +220,10 @@ def public_name(
 ) -> str:       # as `Corpus.name`
     "What a record calls a corpus: its name, and never where it lies"
     if not (path := Path(corpus)).is_absolute(): return corpus
-    name = safe_name(path.name if path.is_dir() else path.stem)
+    return _own_name(safe_name(path.name if path.is_dir() else path.stem))
+
+def _own_name(name):
+    "A name that no corpus of the journal has"
     return f'own-{name}' if name in CORPORA else name
 
 # %% ../nbs/lib/11_corpora.ipynb #57feda1c

@@ -140,13 +140,17 @@ def text_for(
 
 # %% ../nbs/lib/89_model_commands.ipynb #e51a3885
 def _written(model, n, seed, calls):
-    "Texts, in parts with a bar"
+    "Texts, in parts"
     import torch
-    from tqdm import tqdm
+    from textdiffusion.progress import stage
     chance, how = torch.Generator().manual_seed(seed), {} if calls is None else dict(steps=calls)
     parts = [min(64, n-i) for i in range(0, n, 64)]
-    return torch.cat([model.generate(num_return_sequences=k, generator=chance, **how).cpu()
-                      for k in tqdm(parts, desc='writing', unit='part', file=sys.stderr)])
+    texts = []
+    with stage('writing', len(parts)) as bar:
+        for k in parts:
+            texts.append(model.generate(num_return_sequences=k, generator=chance, **how).cpu())
+            bar.tick()
+    return torch.cat(texts)
 
 def measured(
     model,         # a saved model
