@@ -73,6 +73,33 @@ print(*texts_of(model.generate(num_return_sequences=3, steps=4, seed=0), model.c
     written = [p.read_text(encoding='utf-8') for p in moved.iterdir() if p.suffix != '.safetensors']
     assert str(tmp_path) not in ''.join(written)
 
+def test_curves_go_into_the_folder(tmp_path, corpus, monkeypatch):
+    "A tracker that writes into the model's folder: begun, extended, and the same weights as without"
+    from accelerate import Accelerator
+    from accelerate.state import AcceleratorState
+    from accelerate.tracking import GeneralTracker
+
+    from textdiffusion import model_commands
+    class Kept(GeneralTracker):
+        name, requires_logging_directory, tracker, steps = 'kept', False, None, []
+        def log(self, values, step=None, **kwargs): self.steps.append(step)
+        def finish(self): self.steps.append('end')
+    def begin(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder/'events').touch()
+        accelerator = Accelerator(cpu=True, log_with=Kept())
+        accelerator.init_trackers('test')
+        return accelerator
+    text = tmp_path/'text.txt'
+    text.write_text('\n'.join(corpus.text['train'][:300]) + '\n', encoding='utf-8')
+    words = ['train', 'masked', '--corpus', str(text), *TINY]
+    assert main([*words, '--out', str(tmp_path/'plain')]) == 0
+    monkeypatch.setattr(model_commands, 'tracked', lambda tracker, told: begin)
+    assert main([*words, '--out', str(tmp_path/'kept')]) == 0 and Kept.steps == [3, 'end']
+    assert (tmp_path/'kept/model.safetensors').read_bytes() == (tmp_path/'plain/model.safetensors').read_bytes()
+    assert main([*words, '--out', str(tmp_path/'kept'), '--steps', '5']) == 0 and Kept.steps[2:] == [5, 'end']
+    AcceleratorState._reset_state(True)
+
 def test_transformers_says_what_to_import(folder):
     "Without `import textdiffusion` its message names it"
     code = 'import sys; from transformers import AutoModel; AutoModel.from_pretrained(sys.argv[1])'

@@ -9,6 +9,7 @@ __all__ = ['COMMANDS', 'TRACKERS', 'MEASURES', 'add_commands', 'tracked', 'train
 # %% ../nbs/lib/89_model_commands.ipynb #d9597acf
 import json
 import sys
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -58,17 +59,18 @@ def add_commands(
 # %% ../nbs/lib/89_model_commands.ipynb #65e5b988
 def tracked(
     tracker:str|None, # one of TRACKERS
-    folder:Path,      # where its files go
     told:dict,        # what it is told about the training
-):                    # an Accelerator, or None
+) -> Callable|None:   # folder of its files -> an Accelerator
     "What sends the curves of `fit` to a tracker; where a package lacks, one sentence says which"
     if tracker is None: return None
     lacks = [name for name in ('accelerate', tracker) if find_spec(name) is None]
     if lacks: raise ValueError(f'--tracker {tracker} needs what is not installed here: pip install {" ".join(lacks)}')
-    from accelerate import Accelerator
-    accelerator = Accelerator(log_with=tracker, project_dir=str(folder), cpu=_device() == 'cpu')
-    accelerator.init_trackers('textdiffusion', config={k: v for k, v in told.items() if v is not None})
-    return accelerator
+    def begin(folder):
+        from accelerate import Accelerator
+        accelerator = Accelerator(log_with=tracker, project_dir=str(folder), cpu=_device() == 'cpu')
+        accelerator.init_trackers('textdiffusion', config={k: v for k, v in told.items() if v is not None})
+        return accelerator
+    return begin
 
 def _device():
     "Where models are trained"
@@ -107,13 +109,12 @@ def train(
     from textdiffusion.recipes import RECIPES, blocks, check_training, train_model
     told = {k: getattr(args, k) for k in ('steps', 'batch_size', 'seed', 'width', 'layers', 'lr')}
     folder = check_training(args.kind, args.out, told)
-    accelerator = tracked(args.tracker, folder/'curves', told)
+    track = tracked(args.tracker, told)
     corpus = _corpus(args, seq_len=args.seq_len, tokenizer=_tokenizer(args.tokenizer))
     check_training(args.kind, args.out, told | dict(fingerprint=corpus.fingerprint, seq_len=corpus.seq_len))
     _say_plan(args, corpus, RECIPES[args.kind], blocks(args.width, args.layers))
-    try: fitted = train_model(args.kind, corpus, folder, accelerator=accelerator, device=_device(), **told)
+    try: fitted = train_model(args.kind, corpus, folder, track=track, device=_device(), **told)
     except FloatingPointError as error: raise ValueError(str(error)) from None
-    if accelerator: accelerator.end_training()
     print(f'Saved in {folder} after {fitted.steps_done:,} steps. Let it write: textdiffusion sample "{folder}"')
     return 0
 

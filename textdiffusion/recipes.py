@@ -174,7 +174,7 @@ def train_model(
     width:int=128,        # of the network, a multiple of 32
     layers:int=3,         # blocks
     device:str|torch.device='cpu', # where it is trained
-    accelerator=None,     # an accelerate.Accelerator, for trackers
+    track:Callable|None=None, # folder of curves -> an accelerate.Accelerator that logs there
     held:int=256,         # held-out rows that the card tells the cost of
 ) -> Fit:                 # its `ema` is the model that was saved
     "Train by a recipe and save; interrupted and called again it goes on, with more steps it is extended"
@@ -184,6 +184,7 @@ def train_model(
     folder = check_training(kind, folder, told)
     folder.mkdir(parents=True, exist_ok=True)
     (folder/'training.json').write_text(json.dumps(told, indent=1), encoding='utf-8')
+    accelerator = track(folder/'curves') if track else None
     torch.manual_seed(seed)
     model, stream = recipe.model(corpus, **blocks(width, layers)).to(device), corpus.train.reshape(-1)
     def batch(step):
@@ -193,6 +194,7 @@ def train_model(
     fitted = fit(model, recipe.loss(corpus), batch, steps, seed=seed, save_every=100, folder=folder/'checkpoints',
                  optimizer=partial(muon_adamw, lr=told['lr'], muon_lr=recipe.muon*told['lr']), extend=True, name=kind,
                  accelerator=accelerator)
+    if accelerator: accelerator.end_training()
     inform(fitted.ema, corpus, recipe.alpha_bar, recipe.objective, steps=steps, seed=seed, batch_size=batch_size)
     save_model(fitted.ema, folder, corpus.tokenizer, _measured(fitted, corpus, held))
     return fitted
