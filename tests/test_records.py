@@ -125,6 +125,8 @@ def test_a_record_is_strict_json(tmp_path):
     with pytest.raises(ValueError, match='record.samples is a set'):
         a_run().record(lambda run: experiment(run, samples={1}))
     assert not (tmp_path/'record.json').exists()
+    empty = a_run().record(lambda run: experiment(run, headline=dict(name='valid', value=math.nan)))
+    assert empty['headline'] == dict(name='valid', value=None)       # a mean of nothing: samples without a word
     assert json.loads(to_json(.1 + .2)) == .1 + .2 and plain(torch.ones(2)) == [1., 1.]
 
 def test_a_page_that_is_rendered_trains_nothing(root, monkeypatch):

@@ -47,7 +47,8 @@ def pinned_log(
         mine = pins.get(entry.name, dict(headline='', pins={}))
         for slot in sorted(mine['pins'], key=lambda s: (s != mine['headline'], s)):
             r = read_record(root/'journal'/f"{mine['pins'][slot]}.json")
-            said = f"{r['headline']['name']}: {r['headline']['value']:.4g}"
+            name, value = r['headline']['name'], r['headline']['value']
+            said = f"{name}: {'no number' if value is None else format(value, '.4g')}"
             if slot == mine['headline']: said = f'*{entry.question}* {answer(entry, r, root)}'
             where = f"{r['preset']}, {r['corpus']}, seeds: {len(r['seeds'])}"
             on = f"[{where}]({r['name']}.ipynb) ([record]({r['name']}.json))"

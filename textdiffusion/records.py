@@ -228,6 +228,8 @@ class Run(Workplace):
         "The record of this run: of an experiment made now, or, when a page is rendered, the one it is made from"
         if self.shown: return self.shown
         with whole_run(self.entry): found = experiment(self)
+        number = found.get('headline', {})
+        if (value := number.get('value')) != value: number['value'] = None     # nan: no row has what it is the mean of
         result = plain(circumstances(self) | found, 'record', digits=4)
         if self.folder: write_whole(self.folder/'record.json', to_json(result))
         if (kb := len(to_json(result))//1000) > RECORD_KB:

@@ -231,7 +231,7 @@ def trained(run, judge,
     done = {f'{a}-{s}': done[f'{a}-{s}'] for s in range(cfg.seeds) for a in cfg.arms}
     looks = {k: [r for out in done.values() for r in out[k]] for k in ('quartiles', 'survivors', 'crossed')}
     last, score = f'{cfg.arms[-1]}-0', 'valid' if run.corpus.grammar else 'teacher_nll'
-    number = dict(name=f'{score}, {cfg.arms[-1]}, seed 0', value=done[last]['rows'][0][score])
+    number = dict(name=f'{score}, {cfg.arms[-1]}, seed 0', value=done[last]['rows'][0].get(score))
     return collected(done, references) | looks | dict(rule=found, headline=number)
 
 # %% ../nbs/03_sqrt_schedule.ipynb #fb81293c
