@@ -228,9 +228,7 @@ class Run(Workplace):
         "The record of this run: of an experiment made now, or, when a page is rendered, the one it is made from"
         if self.shown: return self.shown
         with whole_run(self.entry): found = experiment(self)
-        number = found.get('headline', {})
-        if (value := number.get('value')) != value: number['value'] = None     # nan: no row has what it is the mean of
-        result = plain(circumstances(self) | found, 'record', digits=4)
+        result = plain(circumstances(self) | _numbered(found), 'record', digits=4)
         if self.folder: write_whole(self.folder/'record.json', to_json(result))
         if (kb := len(to_json(result))//1000) > RECORD_KB:
             print(f'the record has {kb} KB, more than {RECORD_KB}: thin its curves before it is published')
@@ -276,6 +274,11 @@ def attempts(
 
 # %% ../nbs/lib/82_records.ipynb #56fff8ee
 SCHEMA = 2 # of the records that are made now
+
+def _numbered(found):
+    "A headline without a number where it is the mean of nothing, as of samples without a word"
+    head = found.get('headline', {})
+    return found | dict(headline=dict(head, value=None)) if head.get('value') != head.get('value') else found
 
 def circumstances(
     run:Run, # from `begin`
