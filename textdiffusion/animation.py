@@ -79,7 +79,8 @@ def changes(
 ) -> dict:            # words: all that occur; wide: characters of each place; moments: percent, and triples that change
     "A trace as JSON that says every word once and every change once"
     glued = carries_spaces([w for m in trace for w in m['words']])
-    rows = [[SIGNS.get(w, unspaced(w)) for w in m['words']] for m in trace] if glued else shown(trace, longest=40)
+    rows = shown(trace, longest=40)
+    if glued: rows = [[SIGNS.get(w, w) if w[:1] == '[' else unspaced(w) for w in m['words']] for m in trace]
     words, before, moves = {}, [], []
     for m, row in zip(trace, rows):
         kind = [{'[MASK]': -1, '[PAD]': -2}.get(w, round(100*p)) for w, p in zip(m['words'], m['confidence'])]
@@ -102,7 +103,7 @@ STYLE = '''<style>
 #ID button{font:inherit;min-width:5.5em;min-height:2.2em;touch-action:manipulation;cursor:pointer}
 #ID figure{flex:1 1 20em;min-width:0;margin:.6em 0 0}
 #ID figcaption{border-bottom:3px solid var(--line);border-image:linear-gradient(90deg,var(--high) var(--done,100%),
-  var(--line) 0) 1;margin-bottom:.5em;display:flex;justify-content:space-between;gap:1em;flex-wrap:wrap}
+  var(--line) 0) 1;margin-bottom:.5em;display:flex;justify-content:space-between;gap:0 1em;flex-wrap:wrap}
 #ID i{font-style:normal;color:var(--soft)}#ID figure>div{white-space:pre-wrap;overflow-wrap:anywhere}
 #ID figure span{display:inline-block;text-align:center;padding:0 .2em;margin:.1em 0;line-height:1.5;border-radius:.2em;
   background:color-mix(in srgb,var(--high) var(--p),var(--low));color:var(--on-low)}
@@ -136,7 +137,8 @@ const draw = (film, figure, i) => {
 
 # %% ../nbs/lib/71_animation.ipynb #2e0371fb
 BODY = '''<div id="ID" role="group" aria-label="Denoising, step by step">
-<div class="bar"><button type="button">play</button><input type="range" min="0" max="LAST" value="LAST" aria-label="step">
+<div class="bar"><button type="button">play</button>
+<input type="range" min="0" max="LAST" value="LAST" aria-label="step">
 <span class="clock"></span><i>unsure <span class="scale"></span> sure</i></div><div class="films">FILMS</div></div>
 '''
 
@@ -183,8 +185,10 @@ def denoising_page(
     path = Path(path)
     path.write_text(f'''<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>
 <meta name="viewport" content="width=device-width,initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none';style-src 'unsafe-inline';script-src 'unsafe-inline'">
-<style>body{{font-family:sans-serif;margin:1em auto;max-width:76em;padding:0 .8em}}:root{{color-scheme:light dark}}</style>
+<meta http-equiv="Content-Security-Policy" content="default-src 'none';style-src 'unsafe-inline';
+script-src 'unsafe-inline'">
+<style>body{{font-family:sans-serif;margin:1em auto;max-width:76em;padding:0 .8em}}
+:root{{color-scheme:light dark}}</style>
 </head><body><h1>{escape(title)}</h1>
 {denoising_html(traces, seconds)}
 </body></html>

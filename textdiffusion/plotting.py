@@ -248,12 +248,13 @@ def order_map(
     if len(lengths := {len(row) for each in rows.values() for row in each}) > 1:
         raise ValueError(f'all traces must have as many places, got {", ".join(map(str, sorted(lengths)))}')
     frame = pd.DataFrame({name: pd.DataFrame(each).mean() for name, each in rows.items()}).T.iloc[:, :places]
-    _, (ax,) = panels(1, width=.32*frame.shape[1] + 2.4, height=.34*len(frame) + 1.3)
-    sns.heatmap(frame, ax=ax, cmap='viridis', vmin=0, annot=frame.shape[1] <= 40, fmt='.0f', annot_kws=dict(size=6),
-                linewidths=.5, cbar_kws=dict(label='moment of filling', pad=.01))
+    _, (ax,) = panels(1, width=.32*frame.shape[1] + 2.4, height=.34*len(frame) + 1.5)
+    sns.heatmap(frame, ax=ax, cmap='viridis', vmin=0, annot=frame.shape[1] <= 40, fmt='.0f', annot_kws=dict(size=7),
+                linewidths=.5, cbar_kws=dict(label='moment', pad=.01))
     last = shown(next(iter(many.values()))[0], longest=10)[-1][:places]
     alone = sum(map(len, rows.values())) == 1                                  # one sentence: its words are the axis
     ax.set(xlabel='word' if alone else 'place in the sentence')
     ax.set_xticklabels(last if alone else list(frame.columns), rotation=60 if alone else 0, fontsize=7)
-    ax.set_yticklabels(list(rows), rotation=0)
+    ax.set_yticks([i + .5 for i in range(len(rows))], list(rows), rotation=0)
+    ax.tick_params(left=False)
     return ax
