@@ -241,10 +241,11 @@ def how_asked(
 ) -> dict:  # for its `generate`
     "What was asked for as `generate` takes it; what a kind of model does not have is refused"
     from textdiffusion.named_rules import rule_named
-    how = dict(steps=args.calls, temperature=args.temperature, pick=args.rule and rule_named(args.rule))
-    if args.rule and not config.model_type.startswith('textdiffusion_masked'):
-        raise ValueError(f'--rule {args.rule} is for masked models, and {args.model} is none: leave it out; a continuous '
-                         'model has --calls, an autoregressive one --temperature')
+    rule = None if args.rule is None else rule_named(args.rule)
+    how = dict(steps=args.calls, temperature=args.temperature, pick=rule)
+    if rule and not config.model_type.startswith('textdiffusion_masked'):
+        raise ValueError(f'--rule {args.rule} is for masked models, and {args.model} is none: leave it out; '
+                         'a continuous model has --calls, an autoregressive one --temperature')
     if args.calls is not None and not hasattr(config, 'schedule'):
         raise ValueError('an autoregressive model makes one call per token: leave --calls out')
     return {name: value for name, value in how.items() if value is not None}
