@@ -1,5 +1,5 @@
-"""Denoising as a page, in Chromium: play, pause, slider, two decoders on one clock; a text that would be markup; a phone
-and the dark; nothing is loaded."""
+"""Denoising as a page, in Chromium: play, pause, slider, two decoders on one clock; a text that would be markup; a
+phone and the dark; nothing is loaded."""
 import os
 import re
 import shutil

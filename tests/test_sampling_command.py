@@ -1,5 +1,5 @@
-"""`textdiffusion sample`: every option for every kind of model, rules by name, watching on a terminal and in a pipe, and
-what is refused before the first call."""
+"""`textdiffusion sample`: every option for every kind of model, rules by name, watching on a terminal and in a pipe,
+and what is refused before the first call."""
 import contextlib
 import fcntl
 import json
@@ -12,11 +12,11 @@ import termios
 import threading
 
 import pytest
-from helpers import new_model, told
+from helpers import ROOT, new_model, told
 
 from textdiffusion.command import main
 from textdiffusion.named_rules import RULES, rule_named, spelled
-from textdiffusion.saved import load_model, save_model
+from textdiffusion.saved import load_model, save_model, texts_of
 from textdiffusion.tokenizing import list_tokenizer
 
 KINDS = ('masked', 'vectors', 'causal')
@@ -58,14 +58,18 @@ def test_a_rule_is_what_is_used(folders, say):
     "The command writes what the same rule writes in Python"
     model, tokenizer = load_model(folders['masked'])
     ids = model.generate(num_return_sequences=2, seed=0, pick=rule_named('random_k=2'))
-    from textdiffusion.saved import texts_of
-    assert say(folders['masked'], '-n', 2, '--rule', 'random_k=2').splitlines() == texts_of(ids, model.config, tokenizer)
-    assert say(folders['masked'], '-n', 2) != say(folders['masked'], '-n', 2, '--rule', 'random_k=2')
+    said = say(folders['masked'], '-n', 2, '--rule', 'random_k=2')
+    assert said.splitlines() == texts_of(ids, model.config, tokenizer) and said != say(folders['masked'], '-n', 2)
 
 def test_help_lists_the_rules(capsys):
     with pytest.raises(SystemExit): main(['sample', '--help'])
     text = capsys.readouterr().out
     assert all(f'  {spelled(name)} ' in text for name in RULES)
+
+def test_the_guide_lists_the_rules():
+    "docs/sampling.md and the table of rules are the same"
+    rows = re.findall(r'^\| `([a-z_]+(?:=[\d.]+)?)` \|', (ROOT/'docs/sampling.md').read_text(encoding='utf-8'), re.M)
+    assert rows == list(map(spelled, RULES))
 
 # --- watching ---
 
@@ -134,7 +138,7 @@ def test_a_text_cannot_command_the_terminal(corpus, tmp_path, capsys, monkeypatc
 
 LONG, GAPS = 'the '*40, '[MASK] '*40
 REFUSED = {
-    'a prefix longer than the window': ('masked', ['--prefix', LONG], 'a prefix of 40 tokens is longer than the window'),
+    'a prefix longer than the window': ('masked', ['--prefix', LONG], 'prefix of 40 tokens is longer than the window'),
     'the same, vectors': ('vectors', ['--prefix', LONG], 'a prefix of 40 tokens is longer than the window'),
     'the same, left to right': ('causal', ['--prefix', LONG], 'a prefix of 40 tokens is longer than the window'),
     'an infill without gaps': ('masked', ['--infill', 'the mill'], 'needs a text with [MASK]'),
