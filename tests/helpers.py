@@ -179,3 +179,26 @@ def overhead(sampler):
     torch.set_num_threads(1)
     try: return min(once() for _ in range(3))
     finally: torch.set_num_threads(threads)
+
+def new_model(corpus, kind='masked'):
+    "An untrained model that knows how it is used"
+    import torch
+    from textdiffusion.generating import inform
+    from textdiffusion.models import CausalConfig, CausalLM, GaussianConfig, GaussianDenoiser, MaskedConfig
+    from textdiffusion.models import MaskedDenoiser
+    from textdiffusion.schedules import mask_linear, rescale, sqrt
+    torch.manual_seed(0)
+    V, sizes = corpus.vocab_size, dict(d_model=32, n_layers=1, n_heads=2)
+    if kind == 'masked': return inform(MaskedDenoiser(MaskedConfig(vocab_size=V, **sizes)), corpus, mask_linear)
+    if kind == 'causal': return inform(CausalLM(CausalConfig(vocab_size=V+1, **sizes)), corpus)
+    config = GaussianConfig(vocab_size=V, emb_dim=8, self_condition=True, **sizes)
+    return inform(GaussianDenoiser(config), corpus, rescale(sqrt, 2.))
+
+def told(capsys, *words):
+    "What a refused command says: one line on stderr, and nothing on stdout"
+    from textdiffusion.command import main
+    assert main([str(w) for w in words]) == 2
+    said = capsys.readouterr()
+    line, = [line for line in said.err.splitlines() if line.startswith('textdiffusion:')]
+    assert said.out == '' and 'Traceback' not in said.err
+    return line

@@ -7,40 +7,20 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import call
+from helpers import call, new_model, told
 from safetensors.torch import load_file, save_file
 
 from textdiffusion.command import main
-from textdiffusion.generating import inform
 from textdiffusion.model_commands import text_for
-from textdiffusion.models import CausalConfig, CausalLM, GaussianConfig, GaussianDenoiser, MaskedConfig, MaskedDenoiser
 from textdiffusion.sampling import sample
 from textdiffusion.saved import load_model, save_model
-from textdiffusion.schedules import mask_linear, rescale, sqrt
+from textdiffusion.schedules import rescale, sqrt
 from textdiffusion.tokenizing import list_tokenizer
 
-SIZES = dict(d_model=32, n_layers=1, n_heads=2)
 TINY = '--steps 3 --width 32 --layers 1 --batch-size 8'.split()
-
-def new_model(corpus, kind='masked'):
-    "An untrained model that knows how it is used"
-    torch.manual_seed(0)
-    V = corpus.vocab_size
-    if kind == 'masked': return inform(MaskedDenoiser(MaskedConfig(vocab_size=V, **SIZES)), corpus, mask_linear)
-    if kind == 'causal': return inform(CausalLM(CausalConfig(vocab_size=V+1, **SIZES)), corpus)
-    config = GaussianConfig(vocab_size=V, emb_dim=8, self_condition=True, **SIZES)
-    return inform(GaussianDenoiser(config), corpus, rescale(sqrt, 2.))
 
 @pytest.fixture
 def folder(corpus, tmp_path): return save_model(new_model(corpus), tmp_path/'my model', corpus.tokenizer)
-
-def told(capsys, *words):
-    "What a refused command says: one line on stderr, and nothing on stdout"
-    assert main([str(w) for w in words]) == 2
-    said = capsys.readouterr()
-    line, = [line for line in said.err.splitlines() if line.startswith('textdiffusion:')]
-    assert said.out == '' and 'Traceback' not in said.err
-    return line
 
 # --- a new user's hour ---
 
@@ -136,6 +116,15 @@ def pickled(folder):
 def small_tokenizer(folder):
     list_tokenizer(['a', 'b']).save_pretrained(folder)
 
+def maskless(folder):
+    "A tokenizer without a mask, of a model whose mask is one of its tokens"
+    config(lambda c: c.update(mask_id=7))(folder)
+    fields = json.loads((folder/'tokenizer.json').read_text())
+    fields['added_tokens'] = [t for t in fields['added_tokens'] if t['content'] != '[MASK]']
+    (folder/'tokenizer.json').write_text(json.dumps(fields))
+    about = json.loads((folder/'tokenizer_config.json').read_text())
+    (folder/'tokenizer_config.json').write_text(json.dumps({k: v for k, v in about.items() if k != 'mask_token'}))
+
 DAMAGE = {
     'missing tensor': (weights(lambda w: w.pop('table.weight')), 'lacks table.weight'),
     'renamed tensor': (weights(lambda w: w.update(tables=w.pop('table.weight'))), 'has the unknown tables'),
@@ -154,7 +143,8 @@ DAMAGE = {
     'no weights': (lambda f: (f/'model.safetensors').unlink(), 'has no model.safetensors'),
     'only a pickle': (pickled, 'a pickle, which can run anything, is never read'),
     'no tokenizer': (lambda f: (f/'tokenizer.json').unlink(), 'has no tokenizer.json'),
-    'small tokenizer': (small_tokenizer, 'tokenizer.json has 6 tokens and the model 82')}
+    'small tokenizer': (small_tokenizer, 'tokenizer.json has 6 tokens and the model 82'),
+    'no mask token': (maskless, 'tokenizer.json has no mask token, and the model has its mask at id 7')}
 
 @pytest.mark.parametrize('name', DAMAGE)
 def test_damaged_folder(name, folder, capsys):

@@ -4,15 +4,24 @@
 
 # %% auto #0
 __all__ = ['COMMANDS', 'TRACKERS', 'MEASURES', 'add_commands', 'tracked', 'train', 'text_for', 'measured', 'as_table', 'evaluate',
-           'sample', 'obey']
+           'how_asked', 'sample', 'obey']
 
 # %% ../nbs/lib/89_model_commands.ipynb #d9597acf
+import contextlib
 import json
 import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+
+# %% ../nbs/lib/89_model_commands.ipynb #helprul1
+def _help_with_rules(p):
+    "Let the help of a parser end with the rules; they are imported when it is asked for"
+    def format_help(plain=p.format_help):
+        from textdiffusion.named_rules import rule_lines
+        return f'{plain()}\nrules, with a number as in threshold=0.9:\n{rule_lines()}\n'
+    p.format_help = format_help
 
 # %% ../nbs/lib/89_model_commands.ipynb #ca18349c
 COMMANDS = ('train', 'evaluate', 'sample')
@@ -47,12 +56,15 @@ def add_commands(
     p.add_argument('--seed', type=int, default=0, help='of chance; default: 0')
     p.add_argument('--json', action='store_true', help='print JSON')
     p = add('sample', 'let a model write, continue or fill in')
+    _help_with_rules(p)
     p.add_argument('model', metavar='FOLDER', help='a saved model, or a name in the Hugging Face cache')
     p.add_argument('-n', type=int, default=5, help='texts; default: 5')
     p.add_argument('--prefix', metavar='TEXT', help='what every text begins with')
     p.add_argument('--infill', metavar='TEXT', help='a text with [MASK] for every token that is wanted')
-    p.add_argument('--calls', type=int, help='calls of the denoiser per text')
-    p.add_argument('--temperature', type=float, help='below 1 sharper, above 1 flatter')
+    p.add_argument('--rule', metavar='NAME=NUMBER', help='which places of a masked model each call fills; see below')
+    p.add_argument('--calls', type=int, help='calls of the denoiser per text, at most; not for autoregressive models')
+    p.add_argument('--temperature', type=float, help='below 1 sharper, above 1 flatter; not for continuous models')
+    p.add_argument('--watch', action='store_true', help='show on stderr how the texts come about, call by call')
     p.add_argument('--seed', type=int, default=0, help='of chance; default: 0; the same seed gives the same texts')
     p.add_argument('--json', action='store_true', help='print JSON')
 
@@ -214,26 +226,55 @@ def evaluate(
     return 0
 
 # %% ../nbs/lib/89_model_commands.ipynb #20d5db25
-def sample(
-    args, # of the command
-) -> int: # status
-    "`textdiffusion sample`: texts, one a line, or JSON"
-    import torch
-    from textdiffusion.saved import ids_of, load_model, texts_of
+def _given(args):
+    "What every text begins with, or the text with gaps; refused before a model is loaded"
     if args.prefix is not None and args.infill is not None:
         raise ValueError('--prefix and --infill exclude each other: write the beginning into the text with gaps')
     if args.infill is not None and '[MASK]' not in args.infill:
         raise ValueError('--infill needs a text with [MASK] where a token is wanted, as "The [MASK] is near [MASK] ."')
-    model, tokenizer = load_model(args.model)
-    config, given = model.config, args.prefix if args.infill is None else args.infill
-    how = {k: v for k, v in dict(steps=args.calls, temperature=args.temperature).items() if v is not None}
+    if '[MASK]' in (args.prefix or ''):
+        raise ValueError('--prefix is a beginning without gaps: give a whole text with [MASK] to --infill')
+    return args.prefix if args.infill is None else args.infill
+
+def how_asked(
+    args,   # of the command, with rule, calls and temperature
+    config, # of the model
+) -> dict:  # for its `generate`
+    "What was asked for as `generate` takes it; what a kind of model does not have is refused"
+    from textdiffusion.named_rules import rule_named
+    rule = None if args.rule is None else rule_named(args.rule)
+    how = dict(steps=args.calls, temperature=args.temperature, pick=rule)
+    if rule and not config.model_type.startswith('textdiffusion_masked'):
+        raise ValueError(f'--rule {args.rule} is for masked models, and {args.model} is none: leave it out; '
+                         'a continuous model has --calls, an autoregressive one --temperature')
     if args.calls is not None and not hasattr(config, 'schedule'):
         raise ValueError('an autoregressive model makes one call per token: leave --calls out')
+    return {name: value for name, value in how.items() if value is not None}
+
+def _watching(tokenizer, wanted):
+    "What `generate` tells its moments to, for a `with` block; None where nobody watches"
+    if not wanted: return contextlib.nullcontext()
+    from textdiffusion.watching import watching
+    return watching(tokenizer)
+
+# %% ../nbs/lib/89_model_commands.ipynb #samplefn
+def sample(
+    args, # of the command
+) -> int: # status
+    "`textdiffusion sample`: texts, one a line, or JSON; on stderr how they come about, if that is asked for"
+    import torch
+    from textdiffusion.saved import ids_of, load_model, texts_of
+    from textdiffusion.screens import harmless
+    given = _given(args)
+    model, tokenizer = load_model(args.model)
+    config, how = model.config, how_asked(args, model.config)
     ids = torch.tensor([ids_of(given, config, tokenizer)]) if given else None
-    texts = texts_of(model.generate(ids, num_return_sequences=args.n, seed=args.seed, **how), config, tokenizer)
-    about = dict(model=Path(args.model).name, trained_on=config.trained_on, seed=args.seed, given=given)
-    if args.json: print(json.dumps(about | dict(texts=texts), indent=1, ensure_ascii=False))
-    else: print(*texts, sep='\n---\n' if config.running else '\n')
+    with _watching(tokenizer, args.watch) as watch:
+        written = model.generate(ids, num_return_sequences=args.n, seed=args.seed, watch=watch, **how)
+    texts = texts_of(written, config, tokenizer)
+    about = dict(model=Path(args.model).name, trained_on=config.trained_on, seed=args.seed, given=given, rule=args.rule)
+    if args.json: print(harmless(json.dumps(about | dict(texts=texts), indent=1, ensure_ascii=False)))
+    else: print(*map(harmless, texts), sep='\n---\n' if config.running else '\n')
     return 0
 
 def obey(

@@ -77,9 +77,12 @@ def _check_tokenizer(tokenizer, config, name):
     "Raise unless a tokenizer has the tokens and the special ids that a config speaks of"
     tokens, mask = len(tokenizer), tokenizer.mask_token_id
     tokens -= mask == tokens-1
-    if tokens != tokens_of(config) or config.mask_id != (tokens if mask is None else mask):
-        raise ValueError(f'{name} has {tokens} tokens and the model {tokens_of(config)}; give the tokenizer of the '
-                         'corpus that the model was trained on')
+    def refuse(what):
+        raise ValueError(f'{name} has {what}; give the tokenizer of the corpus that the model was trained on')
+    if tokens != tokens_of(config): refuse(f'{tokens} tokens and the model {tokens_of(config)}')
+    if config.mask_id != (tokens if mask is None else mask): # without a mask token, one past the vocabulary
+        refuse(f'{"no mask token" if mask is None else f"the mask at id {mask}"}, and the model has its mask at id '
+               f'{config.mask_id!r}')
 
 # %% ../nbs/lib/77_saved.ipynb #ceb901ff
 _KINDS = dict(textdiffusion_masked='masked diffusion', textdiffusion_gaussian='continuous diffusion over word vectors',

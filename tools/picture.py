@@ -7,7 +7,8 @@ from textdiffusion.corpora import load_corpus
 from textdiffusion.models import MaskedConfig, MaskedDenoiser
 from textdiffusion.objectives import masked_bound
 from textdiffusion.optimizers import muon_adamw
-from textdiffusion.plotting import denoising_gif, moments
+from textdiffusion.animation import denoising_gif
+from textdiffusion.plotting import moments
 from textdiffusion.training import fit
 from textdiffusion.unmasking import canvas, random_k, unmask
 
