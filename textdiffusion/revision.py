@@ -146,7 +146,7 @@ def planned(
         return at.hidden & keep, at.shown & ~keep & at.said.masked.any(1, keepdim=True)
     return rule
 
-# %% ../nbs/lib/54_revision.ipynb #1bde25fe
+# %% ../nbs/lib/54_revision.ipynb #ecfd4f38
 def check_levels(
     ab:list, # steps+1 levels
 ) -> None:
@@ -161,8 +161,7 @@ def _ask(denoiser, seen, share, stale, logits, mask_id):
     new = check_scores(denoiser(seen[stale], share[stale]), seen[stale], mask_id)
     if stale.all(): return new
     if logits is None or logits.shape[-1] != new.shape[-1]: logits = new.new_zeros(len(seen), *new.shape[1:])
-    logits[stale] = new
-    return logits
+    return logits.index_copy(0, stale.nonzero()[:, 0], new)          # not in place: the denoiser may keep its answer
 
 # %% ../nbs/lib/54_revision.ipynb #11151543
 def revise(
