@@ -6,14 +6,13 @@
 __all__ = ['BELIEFS', 'REVISIONS', 'PRESETS', 'DRIFT', 'LINES', 'ANSWER', 'Way', 'for_good', 'with_revision', 'ways',
            'answer_figure', 'at_equal_calls', 'ahead', 'facts']
 
-# %% ../nbs/07c_taking_back.ipynb #dc6629a4
+# %% ../nbs/07c_taking_back.ipynb #b0e4c1a1
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from .confidence_decoding import calls_row, check, scored
 from .decoding_rules import best, best_share, chance, drawn_from, one_doubt, padded, tallied, tempered
 from .masked_diffusion import blank
 from .reading import Belief, Fact, Facts, Unit, fact, level
@@ -36,7 +35,7 @@ BELIEFS = [
     Belief('At 8 steps no sampler that takes back is ahead of *one doubt*, which takes nothing back', 'lead', above,
            0.)]
 
-# %% ../nbs/07c_taking_back.ipynb #003c7aab
+# %% ../nbs/07c_taking_back.ipynb #ae7a6d76
 class Way(NamedTuple):
     "A way of writing, and a setting of it"
     family: str      # its name
@@ -49,6 +48,7 @@ def _how(run, seed) -> dict: # arguments of both loops
     return dict(mask_id=c.mask_id, settle=padded(c.eos_id, c.pad_id, c.mask_id),
                 generator=torch.Generator().manual_seed(seed))
 
+# %% ../nbs/07c_taking_back.ipynb #8269a5e2
 def for_good(
     run, model, n:int, seed, # the run, a denoiser, rows, and of all draws
     steps:int|None=None, # calls; None: as many as places
@@ -67,7 +67,7 @@ def with_revision(
     "Write, and take back"
     return revise(model, blank(run.corpus, n).to(run.device), steps, **_how(run, seed), **how)[:2]
 
-# %% ../nbs/07c_taking_back.ipynb #f928816c
+# %% ../nbs/07c_taking_back.ipynb #2c743712
 REVISIONS = {'ancestral': dict(rule=remasking(rescaled(0.))),
              'ReMDM': dict(rule=remasking(rescaled(.2))),
              'ReMDM, by doubt': dict(rule=remasking(doubtful)),
@@ -88,7 +88,7 @@ def ways(cfg) -> list: # of Way
         Way(name, f'{n} steps', partial(with_revision, steps=n, **how)) for name, how in REVISIONS.items()
         for n in cfg.calls]
 
-# %% ../nbs/07c_taking_back.ipynb #f07c444c
+# %% ../nbs/07c_taking_back.ipynb #1c7d417c
 _cpu = dict(corpus='restaurants', arms=['network'], seeds=1, steps=1200, samples=160, exact=160, seq_len=None,
             d_model=64, n_layers=4, n_heads=2, batch_size=32, lr=6e-3, muon_lr=1.2e-2, calls=[8, 16, 32, 64])
 PRESETS = dict(
@@ -99,12 +99,13 @@ PRESETS = dict(
 # four standard errors of 320 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(whole=.12, nll_minus_entropy=.8, new=.15), by=('arm', 'family', 'setting', 'seed'))
 
-# %% ../nbs/07c_taking_back.ipynb #37585672
+# %% ../nbs/07c_taking_back.ipynb #7f115e2c
 LINES = {'random': ('random places, for good', '.35', 'o-'), 'one doubt': ('one doubt, for good', 'C2', 'D'),
          'ancestral': ('ancestral, for good', '.65', 'o:'), 'ReMDM': ('ReMDM', 'C0', 's-'),
          'ReMDM-loop': ('ReMDM-loop', 'C1', '^-'), 'flow corrector': ('flow corrector', 'C4', 'd-'),
          'P2, own scores': ('P2, own scores', 'C3', 'x--')}
 
+# %% ../nbs/07c_taking_back.ipynb #422025a0
 def answer_figure(record) -> object: # figure
     "Whole sentences, and nats from the entropy, against calls: the perfect denoiser and the network"
     fig, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey='row', layout='constrained')
@@ -121,7 +122,7 @@ def answer_figure(record) -> object: # figure
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=4, frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/07c_taking_back.ipynb #11eec578
+# %% ../nbs/07c_taking_back.ipynb #077ba026
 def at_equal_calls(
     record, family:str, # of ways
     setting:str, # of it
@@ -138,17 +139,20 @@ def at_equal_calls(
     calls, mine = of(family, 'calls', setting), of(family, column, setting)
     return fact(interval(mine[s] - beside(s, calls[s]) for s in mine), column, signed=True)
 
+# %% ../nbs/07c_taking_back.ipynb #07949981
 def _between(record, column, one, other, arm='network') -> Fact:
     "By how much one way, (family, setting), differs from another, seed by seed"
     a, b = (dict(arm=arm, family=w[0], setting=w[1]) for w in (one, other))
     return fact(paired(record['rows'], column, a, b), column, signed=True)
 
-def ahead(record, setting:str) -> str: # family
+def ahead(
+    record, setting:str, # of which steps
+) -> str: # family
     "Which of the samplers that take back writes most whole sentences with the network"
     return max((name for name in REVISIONS if name != 'ancestral'), key=lambda name: level(
         record['rows'], 'whole', arm='network', family=name, setting=setting).mean)
 
-# %% ../nbs/07c_taking_back.ipynb #04231e01
+# %% ../nbs/07c_taking_back.ipynb #c8cd966b
 ANSWER = """**Not at few calls, …** {{early}} {{late}}"""
 
 _CALLS = Unit('calls', 1, 1)
