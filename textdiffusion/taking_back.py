@@ -152,9 +152,9 @@ def ahead(
     return max((name for name in REVISIONS if name != 'ancestral'), key=lambda name: level(
         record['rows'], 'whole', arm='network', family=name, setting=setting).mean)
 
-# %% ../nbs/07c_taking_back.ipynb #e4bc834b
-ANSWER = """**Hardly.** At 8 steps *one doubt*, which takes nothing back, is {{lead}} ahead of the best sampler that does.
-With three times the calls of one random place each, ReMDM moves whole sentences by {{late}}; an open temperature of
+# %% ../nbs/07c_taking_back.ipynb #56f2517d
+ANSWER = """**Hardly.** At 8 steps *one doubt*, which takes nothing back, is {{lead}} ahead of the best sampler that
+does. With three times the calls of one random place each, ReMDM moves whole sentences by {{late}}; a temperature of
 `0.7` makes {{cool}} whole in {{cool_calls}}. P2 makes {{p2}} whole, and little of it is new."""
 
 _CALLS = Unit('calls', 1, 1)
