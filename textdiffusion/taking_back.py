@@ -152,7 +152,7 @@ def ahead(
     return max((name for name in REVISIONS if name != 'ancestral'), key=lambda name: level(
         record['rows'], 'whole', arm='network', family=name, setting=setting).mean)
 
-# %% ../nbs/07c_taking_back.ipynb #ce44a92a
+# %% ../nbs/07c_taking_back.ipynb #d8c8a896
 ANSWER = """**Hardly.** At 8 steps *one doubt*, which takes nothing back, is {{lead}} ahead of the best sampler that
 does. With three times the calls of one random place each, ReMDM moves whole sentences by {{late}}; a temperature of
 `0.7` makes {{cool}} whole in {{cool_calls}}. P2 makes {{p2}} whole, and little of it is new."""
@@ -169,7 +169,8 @@ def _told(few, many) -> dict: # fact -> denoiser, family, setting, column
         cool_calls=(net, cool, one, 'calls'), cool_words=(net, cool, one, 'length'),
         remdm_calls=(net, 'ReMDM', many, 'calls'), flow=(*flow, 'whole'), flow_calls=(*flow, 'calls'),
         flow_words=(*flow, 'length'), flow_cost=(*flow, 'nll_minus_entropy'),
-        cool_cost=(net, cool, one, 'nll_minus_entropy'), p2=(*p2, 'whole'), p2_calls=(*p2, 'calls'), p2_words=(*p2, 'length'),
+        cool_cost=(net, cool, one, 'nll_minus_entropy'),
+        p2=(*p2, 'whole'), p2_calls=(*p2, 'calls'), p2_words=(*p2, 'length'),
         p2_different=(*p2, 'distinct'), p2_own=(net, 'P2, own scores', many, 'whole'),
         p_ancestral=('perfect', 'ancestral', few, 'whole'), p_flow=('perfect', 'flow corrector', few, 'whole'),
         p_random=('perfect', 'random', '8 steps', 'whole'), p_doubt=('perfect', 'one doubt', '0.1 nats', 'whole'),
