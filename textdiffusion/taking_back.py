@@ -152,11 +152,12 @@ def ahead(
     return max((name for name in REVISIONS if name != 'ancestral'), key=lambda name: level(
         record['rows'], 'whole', arm='network', family=name, setting=setting).mean)
 
-# %% ../nbs/07c_taking_back.ipynb #d8c8a896
+# %% ../nbs/07c_taking_back.ipynb #2259b51d
 ANSWER = """**Hardly.** At 8 steps *one doubt*, which takes nothing back, is {{lead}} ahead of the best sampler that
 does. With three times the calls of one random place each, ReMDM moves whole sentences by {{late}}; a temperature of
 `0.7` makes {{cool}} whole in {{cool_calls}}. P2 makes {{p2}} whole, and little of it is new."""
 
+# %% ../nbs/07c_taking_back.ipynb #99e6488a
 _CALLS = Unit('calls', 1, 1)
 
 def _told(few, many) -> dict: # fact -> denoiser, family, setting, column
@@ -176,7 +177,7 @@ def _told(few, many) -> dict: # fact -> denoiser, family, setting, column
         p_random=('perfect', 'random', '8 steps', 'whole'), p_doubt=('perfect', 'one doubt', '0.1 nats', 'whole'),
         p_p2_cost=('perfect', 'P2, remembered', many, 'nll_minus_entropy'))
 
-# %% ../nbs/07c_taking_back.ipynb #5b88edeb
+# %% ../nbs/07c_taking_back.ipynb #903a543c
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     few, many = (f"{record['parameters']['calls'][i]} steps" for i in (0, -1))
