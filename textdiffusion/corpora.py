@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CORPORA', 'MAX_LEN', 'KEEP', 'oracle', 'spell', 'word_rows', 'spelled_rows', 'e2e', 'wikitext2', 'tiny_shakespeare',
            'rotten_tomatoes', 'imdb', 'corpus_source', 'renamed', 'public_name', 'cache_folder', 'cache_key', 'keep',
-           'kept', 'own_words', 'own_corpus', 'load_corpus']
+           'kept', 'own_words', 'own_corpus', 'load_corpus', 'settled_corpus']
 
 # %% ../nbs/lib/11_corpora.ipynb #5e56f19b
 import hashlib
@@ -367,3 +367,10 @@ def load_corpus(
     if data_dir: raise ValueError(f'data_dir says where named corpora lie, and {source} is a path; leave data_dir out.')
     if is_grammar: return renamed(oracle(str(source), seq_len, tokenizer), safe_name(source.stem))
     return own_corpus(source, seq_len, tokenizer, column=column or None, running=running, held_out=held_out, seed=seed)
+
+# %% ../nbs/lib/11_corpora.ipynb #setl0002
+def settled_corpus(
+    cfg,     # of a run, as `settle` gives them: corpus, and where it has them seq_len, data_dir and column
+) -> Corpus: # as `load_corpus` gives it
+    "The corpus that the settings of a run name; what they leave empty is the corpus's own"
+    return load_corpus(cfg.corpus, **{k: getattr(cfg, k, None) or None for k in ('seq_len', 'data_dir', 'column')})

@@ -197,9 +197,8 @@ class Run(Workplace):
     @cached_property
     def corpus(self):
         "The corpus, loaded when it is first asked for, on the device of the run"
-        from textdiffusion.corpora import load_corpus
-        known = {k: getattr(self.cfg, k, None) or None for k in ('seq_len', 'data_dir', 'column')}
-        return load_corpus(self.cfg.corpus, **known).to(self.device)
+        from textdiffusion.corpora import settled_corpus
+        return settled_corpus(self.cfg).to(self.device)
 
     @cached_property
     def device(self):

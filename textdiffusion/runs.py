@@ -80,8 +80,8 @@ def prepare(
     choices = {'arms': module.ARMS} if hasattr(module, 'ARMS') else {}
     cfg = settle(module.PRESETS, choices=choices | getattr(module, 'CHOICES', {}), **given)
     for slot in read_pins(root).get(entry.name, dict(pins={}))['pins']: pinned(entry.name, *slot.split(' ', 1), root)
-    from textdiffusion.corpora import load_corpus
-    corpus = load_corpus(cfg.corpus, **{k: getattr(cfg, k, None) for k in ('seq_len', 'data_dir', 'column')})
+    from textdiffusion.corpora import settled_corpus
+    corpus = settled_corpus(cfg)
     if hasattr(module, 'check'): module.check(SimpleNamespace(**dict.fromkeys(known) | vars(cfg)), corpus)
     told = {k: getattr(cfg, k) for k in ['preset', *given] if k in known}
     return Plan(entry, cfg, told, run_key(entry, cfg, corpus, root), root)
