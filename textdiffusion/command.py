@@ -17,7 +17,7 @@ import textdiffusion
 from .checkout import checkout, entries
 from .model_commands import COMMANDS, add_commands, obey
 from .presets import literal
-from .records import damage_of, find_record, read_pins, records
+from .records import damage_of, find_record, heading_of, read_pins, record_paths
 from .runs import RunFailed, render, run, verify
 
 # %% ../nbs/lib/90_command.ipynb #812f16f5
@@ -119,7 +119,7 @@ def record_lines(
     def number(r): return format(value, '<8.4g') if (value := r['headline']['value']) is not None else '-'.ljust(8)
     def line(r): return f"{'*' if r['name'] in held else ' '} {number(r)} {r['name']}  {said(r)}"
     def cut(text): return text if width is None or len(text) <= width else text[:width-1] + '…'
-    return '\n'.join(cut(line(r)) for r in records(root)) or 'No record has been published yet.'
+    return '\n'.join(cut(line(heading_of(p))) for p in record_paths(root)) or 'No record has been published yet.'
 
 # %% ../nbs/lib/90_command.ipynb #835c9598
 def _obey(args, root):

@@ -27,7 +27,7 @@ from .files import Texts, own_text, safe_name, sources_of
 from .grammar import GRAMMARS, Grammar, load_grammar
 from .reading_text import (find_text, hub_dataset, read_column, read_lines, read_plain, refuse_doubled,
     split_lines, stratified, with_sizes)
-from .tokenizing import (SPECIALS, bpe_tokenizer, char_tokenizer, encode, list_tokenizer,
+from .tokenizing import (SPECIALS, bpe_tokenizer, char_tokenizer, encode, list_tokenizer, pieces,
     resolve_tokenizer, sentence_rows, special_ids, word_tokenizer)
 
 # %% ../nbs/lib/11_corpora.ipynb #f72fc5bf
@@ -127,7 +127,8 @@ def wikitext2(
     refuse_doubled(text['train'], [text['valid'], text['test']], files['train'])
     text = {split: '\n'.join(split_lines(t)) + '\n' for split, t in text.items()}
     words = partial(word_tokenizer, min_count=11, pattern=r'\n|\S+', unknown=['<unk>'])
-    note = with_sizes('blank lines left out', 'wikitext2', {split: len(t.split()) for split, t in text.items()})
+    counts = {split: sum(len(p.split()) for p in pieces(t)) for split, t in text.items()}
+    note = with_sizes('blank lines left out', 'wikitext2', counts)
     return build_stream('wikitext2', text, tokenizer or words, seq_len or 128,
                         source=source, licence='CC BY-SA 3.0', note=note)
 
