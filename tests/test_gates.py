@@ -89,6 +89,13 @@ def test_in_step_catches_every_difference(project):
                  'nbs/01_quarter.ipynb is not clean',
                  'nbs/01_quarter.ipynb: 1 cells carry outputs'): assert part in said
 
+def test_what_a_run_leaves_in_the_metadata_is_found(project):
+    nb = json.loads((project/'nbs/01_quarter.ipynb').read_text())
+    for stray in ('widgets', 'papermill'):
+        (project/'nbs/01_quarter.ipynb').write_text(json.dumps(nb | dict(metadata=nb['metadata'] | {stray: {}})))
+        ok, said = gates.run(gates.in_step, project)
+        assert not ok and f'nbs/01_quarter.ipynb: metadata of {stray}' in said
+
 @pytest.mark.parametrize('name, cells, said', [
     ('nbs/lib/20_other.ipynb', LIBRARY, "should have one `#| default_exp other`, has ['halves']"),
     ('nbs/lib/20_halves.ipynb', LIBRARY, 'textdiffusion/halves.py has 2 owners'),

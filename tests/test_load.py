@@ -1,4 +1,4 @@
-"""Large inputs: time grows no faster than the input, memory stays bounded. Small sizes each day, full ones by `make soak`."""
+"Large inputs: time grows no faster than the input, memory stays bounded. Small sizes each day, all by `make soak`"
 import json
 import os
 import random
@@ -29,7 +29,8 @@ def seconds(f, times=2):
 def alone(code, *args):
     "What some code prints as JSON, in a process of its own on one core"
     env = dict(os.environ, RAYON_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', OMP_NUM_THREADS='1')
-    done = subprocess.run([sys.executable, '-c', BEGIN + code, *map(str, args)], env=env, capture_output=True, text=True)
+    command = [sys.executable, '-c', BEGIN + code, *map(str, args)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout.splitlines()[-1])
 
@@ -60,7 +61,8 @@ from textdiffusion.scoring import evaluate
 corpus, n = load_corpus('restaurants'), int(sys.argv[1])
 rows = corpus.fresh(n, torch.Generator().manual_seed(1))
 before, found = peak(), {}
-for name, f in dict(diversity=diversity, oracle_scores=oracle_scores, evaluate=lambda x, c: evaluate(x, c, n=n)).items():
+def whole(x, c): return evaluate(x, c, n=n)
+for name, f in dict(diversity=diversity, oracle_scores=oracle_scores, evaluate=whole).items():
     found[name] = seconds(lambda: f(rows, corpus))/seconds(lambda: f(rows[:n//2], corpus))
 print(json.dumps(dict(ratios=found, grown=peak() - before)))'''
 
@@ -85,7 +87,8 @@ def line(tmp_path_factory):
     size = 50_000_000 if SOAK else 4_000_000
     text = ' '.join(r.choices('the king speaks of love and war to his lady in the night'.split(), k=size//3))[:size]
     files = dict.fromkeys(['own.txt', 'tiny_shakespeare/input.txt', 'wikitext-2/train.txt'], text)
-    for name, said in (files | dict.fromkeys(['wikitext-2/valid.txt', 'wikitext-2/test.txt'], text[:size//100])).items():
+    files |= dict.fromkeys(['wikitext-2/valid.txt', 'wikitext-2/test.txt'], text[:size//100])
+    for name, said in files.items():
         (folder/name).parent.mkdir(exist_ok=True)
         (folder/name).write_text(said, encoding='utf-8')
     return folder, size/2**20
@@ -144,4 +147,4 @@ def test_a_thousand_records(tmp_path):
                 'resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024)')
         done = subprocess.run([sys.executable, '-c', code, *command], cwd=root, capture_output=True, text=True)
         took, peak = map(float, done.stdout.splitlines()[-1].split())
-        assert took < 4 and peak < 300, (command, took, peak)                    # 2 s on a machine with nothing else to do
+        assert took < 4 and peak < 300, (command, took, peak)             # 2 s on a machine with nothing else to do

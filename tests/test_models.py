@@ -95,8 +95,9 @@ def test_a_missing_weight_is_refused(tmp_path):
 
 CONFIGS = (GaussianConfig, CausalConfig, MaskedConfig, DiffusionLMConfig)
 OUTSIDE = [dict(n_heads=0), dict(n_heads=5), dict(n_heads=2.), dict(d_model=-128), dict(d_model=130),
-           dict(d_model='128'), dict(d_model=10**12), dict(n_layers=-1), dict(n_layers=0), dict(n_layers=True), dict(n_layers=None),
-           dict(vocab_size=0), dict(vocab_size=-1), dict(vocab_size=10**30), dict(vocab_size=math.nan), dict(seq_len=0)]
+           dict(d_model='128'), dict(d_model=10**12), dict(n_layers=-1), dict(n_layers=0), dict(n_layers=True),
+           dict(n_layers=None), dict(vocab_size=0), dict(vocab_size=-1), dict(vocab_size=10**30),
+           dict(vocab_size=math.nan), dict(seq_len=0)]
 OWN = {GaussianConfig: [dict(emb_dim=0), dict(emb_dim=.5), dict(mlp_ratio=0), dict(mlp_ratio=-4), dict(head='argmax'),
                         dict(schedule='cubic'), dict(normalise_emb=2), dict(self_condition='yes'), dict(d_model=4)],
        CausalConfig: [dict(mlp_ratio=0), dict(mlp_ratio=10**6)],

@@ -166,10 +166,10 @@ def describe(
     info |= dict(wrap='contiguous blocks' if running else 'sentences padded', padding='none' if running
                  else 'right, not counted', sizes={}, oov={}, cut=lost)
     for split in ('train', 'valid', 'test'):
-        tokens, words, unknown = map(sum, zip(*(_counts(corpus, part) for part in getattr(corpus, split).split(65_536))))
+        rows = getattr(corpus, split)
+        tokens, words, unknown = map(sum, zip(*(_counts(corpus, part) for part in rows.split(65_536))))
         info['oov'][split] = unknown/max(words, 1)
-        info['sizes'][split] = dict(rows=len(getattr(corpus, split)), tokens=tokens,
-                                    characters=sum(map(len, corpus.text[split])))
+        info['sizes'][split] = dict(rows=len(rows), tokens=tokens, characters=sum(map(len, corpus.text[split])))
     if not running:
         marks = {s: np.fromiter(map(hash, texts), np.int64, len(texts)) for s, texts in corpus.text.items()}
         info['duplicates'] = {split: len(m) - len(np.unique(m)) for split, m in marks.items()}

@@ -105,7 +105,7 @@ def _with_words(piece):
     "A piece of text, unless a word in it is longer than byte pairs can be learned in: that takes the square of it"
     if len(piece) > 10_000 and (found := re.search(r'(?<!\w)\w{10000}', piece)):
         raise ValueError(f'bpe_tokenizer: a word of more than 10,000 letters ({found[0][:12]!r} …); pairs are learned '
-                         'inside words, so give text with spaces, or take characters: char_tokenizer, --tokenizer char.')
+                         'inside words, so give text with spaces or take characters: char_tokenizer, --tokenizer char.')
     return piece
 
 # %% ../nbs/lib/08_tokenizing.ipynb #8c57d42c

@@ -93,9 +93,11 @@ def rebuilt(root, folder):
         if run.returncode: raise RuntimeError(f'{command} failed: ' + run.stderr.strip().rpartition('\n')[2])
 
 def content(path):
-    "What a module or a notebook says: its text, or its cells; which kernel it was opened with does not matter"
+    "What a module or a notebook says: its text, or its cells, and metadata that neither Jupyter's kernel nor nbdev needs"
     text = path.read_text(encoding='utf-8')
-    return json.loads(text)['cells'] if path.suffix == '.ipynb' else text
+    if path.suffix != '.ipynb': return text
+    notebook = json.loads(text)
+    return notebook['cells'], sorted(notebook['metadata'].keys() - {'kernelspec', 'language_info'})
 
 def files(root):
     "Path -> content of the notebooks and modules"
@@ -114,6 +116,7 @@ def in_step(root):
             yield f'{name} ' + ('is not clean' if name.endswith('.ipynb')
                                 else 'is not what its notebook exports') + '; make export'
     for nb in notebooks(root):
+        if stray := content(nb.path)[1]: yield f'{nb.name}: metadata of {", ".join(stray)}; python tools/clean.py'
         if n := sum(c.ran for c in nb.code):
             yield f'{nb.name}: {n} cells carry outputs; jupyter nbconvert --clear-output --inplace {nb.name}'
 
