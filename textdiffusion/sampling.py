@@ -235,7 +235,7 @@ def check_gaussian(
     "Raise unless it is called like a Gaussian denoiser, under a schedule of its own kind"
     check_function('denoiser', denoiser, ('x_t', 't', 'x0_prev'), '; a masked one is sampled by unmask'
                    if hasattr(denoiser, 'config') and not hasattr(denoiser, 'embed') else '')
-    check_same_schedule(denoiser, check_schedule(alpha_bar, SCHEDULES))
+    check_same_schedule(check_device(denoiser), check_schedule(alpha_bar, SCHEDULES))
     check_trained(denoiser, alpha_bar)
 
 # %% ../nbs/lib/50_sampling.ipynb #de8864de

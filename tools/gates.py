@@ -93,7 +93,7 @@ def rebuilt(root, folder):
         if run.returncode: raise RuntimeError(f'{command} failed: ' + run.stderr.strip().rpartition('\n')[2])
 
 def content(path):
-    "What a module or a notebook says: its text, or its cells, and metadata that neither Jupyter's kernel nor nbdev needs"
+    "What a module or a notebook says: its text, or its cells and the metadata that names no kernel"
     text = path.read_text(encoding='utf-8')
     if path.suffix != '.ipynb': return text
     notebook = json.loads(text)
