@@ -148,3 +148,12 @@ def test_a_thousand_records(tmp_path):
         done = subprocess.run([sys.executable, '-c', code, *command], cwd=root, capture_output=True, text=True)
         took, peak = map(float, done.stdout.splitlines()[-1].split())
         assert took < 4 and peak < 300, (command, took, peak)             # 2 s on a machine with nothing else to do
+
+# a step ---------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.skipif(not SOAK, reason='a minute or two, and a quiet machine: SOAK=1')
+def test_the_checks_of_a_step_cost_little():
+    from step_cost import measured
+    found = measured()
+    print(found)
+    assert all(times < 1.02 for times, _ in found.values()), found

@@ -20,7 +20,8 @@ from helpers import BIN, checkout_at, environment
 pytestmark = pytest.mark.skipif(not os.environ.get('SOAK'), reason='half an hour: SOAK=1')
 ENTRIES = ('04b_width', '06g_batch_and_levels')
 KILLS = int(os.environ.get('SOAK_KILLS', 20))
-TIMED = ('seconds', 'minutes', 'attempts', 'date', 'commit', 'threads', 'device') # of a record, what is not its result
+# of a record, what is not its result
+TIMED = ('seconds', 'minutes', 'step_times', 'attempts', 'date', 'commit', 'threads', 'device')
 SEED = int(os.environ.get('SOAK_SEED', time.time()))
 
 LOGS = Path(tempfile.mkdtemp()) # not on a disk that is filled up on purpose
