@@ -32,7 +32,8 @@ test: $(STAMP)  ## the gates, every notebook's checks, and pytest; no network
 
 soak: export OMP_NUM_THREADS = 1
 soak: export HF_HUB_OFFLINE = 1
-soak: $(STAMP)  ## every arm of every entry alone, at smoke size (an hour or more; not part of make test)
+soak: $(STAMP)  ## disturbed runs, large inputs, every arm of every entry alone (two hours or more; not part of make test)
+	SOAK=1 $(BIN)/python -m pytest tests/test_soak.py tests/test_load.py
 	SOAK=1 $(BIN)/python -m pytest -n 2 tests/test_arms.py
 
 lab: $(STAMP)  ## JupyterLab in this folder

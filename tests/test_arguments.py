@@ -4,6 +4,7 @@ import tempfile
 import traceback
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -46,11 +47,21 @@ gl, ml = diffusion_lm(), masked_ce(11)
 
 def b(step): return ids
 
+class OnMac(GaussianDenoiser):
+    "A denoiser as on the graphics processor of a Mac"
+    def parameters(self, recurse=True): return iter([SimpleNamespace(device=torch.device('mps'), requires_grad=True)])
+
 class Flat(nn.Module):
     "A module without parameters"
     def forward(self, x): return x
 
+mac = OnMac(GaussianConfig(emb_dim=8, **S)).eval()
+
 CASES = {
+    'devices': {
+        'fit on mps': lambda: fit(mac, gl, b, 1),
+        'sample on mps': lambda: sample(mac, (2, 5, 8), sqrt, 3),
+    },
     'sampling': {
         'sample width': lambda: sample(G, (2, 5, 9), sqrt, 3),
         'sample masked': lambda: sample(M, (2, 5, 8), sqrt, 3),

@@ -23,7 +23,7 @@ ENTRY = [('markdown', '# Entry\n> Is a quarter half of a half?\n- date: 2026-11-
          ('code', '#| export\nfrom textdiffusion.halves import halve'), ('markdown', 'One number.'),
          ('parameters', 'x = 8'), ('markdown', 'Twice.'),
          ('code', HALVE.replace('halve', 'quarter').replace('x/2', 'halve(halve(x))')),
-         ('code', 'assert quarter(x) == 2')]
+         ('code', 'assert quarter(8) == 2')]
 INDEX = [('markdown', '# Front page\nSee [entry 01](01_quarter.ipynb) and [the log](../journal/README.md), not '
                       '[this](https://example.org).'),
          ('code', '#| hide\nimport os'), ('code', '#| echo: false\nprint("a table")'), ('code', '1 + 1')]
@@ -89,6 +89,13 @@ def test_in_step_catches_every_difference(project):
                  'nbs/01_quarter.ipynb is not clean',
                  'nbs/01_quarter.ipynb: 1 cells carry outputs'): assert part in said
 
+def test_what_a_run_leaves_in_the_metadata_is_found(project):
+    nb = json.loads((project/'nbs/01_quarter.ipynb').read_text())
+    for stray in ('widgets', 'papermill'):
+        (project/'nbs/01_quarter.ipynb').write_text(json.dumps(nb | dict(metadata=nb['metadata'] | {stray: {}})))
+        ok, said = gates.run(gates.in_step, project)
+        assert not ok and f'nbs/01_quarter.ipynb: metadata of {stray}' in said
+
 @pytest.mark.parametrize('name, cells, said', [
     ('nbs/lib/20_other.ipynb', LIBRARY, "should have one `#| default_exp other`, has ['halves']"),
     ('nbs/lib/20_halves.ipynb', LIBRARY, 'textdiffusion/halves.py has 2 owners'),
@@ -104,6 +111,18 @@ def test_owners(project, name, cells, said):
 def test_a_module_without_a_notebook(project):
     (project/'textdiffusion/by_hand.py').touch()
     assert 'textdiffusion/by_hand.py has no notebook' in gates.run(gates.owners, project)[1]
+
+@pytest.mark.parametrize('cells, said', [
+    (replaced(LIBRARY, '"Half of x"\n', '"Half of x"\n    assert x > 0\n'), 'lib/10_halves.ipynb: assert x > 0'),
+    (replaced(ENTRY, 'quarter(8) == 2', 'quarter(x) == 2'), '01_quarter.ipynb: assert quarter(x) == 2'),
+    (replaced(ENTRY, 'assert quarter(8)', 'run = dict(width=x)\nfor w in [1]: assert run["width"]\nassert quarter(8)'),
+     "assert run['width']"),
+    (replaced(ENTRY, 'quarter(8) == 2', 'quarter(x) == 2, "a quarter of what was given"'), ''),
+    (replaced(ENTRY, 'assert quarter(8)', 'x = 8\nassert quarter(x)'), '')])
+def test_an_assert_that_a_reader_can_reach_has_a_message(project, cells, said):
+    write(project/('nbs/lib/10_halves.ipynb' if 'Halves' in cells[0][1] else 'nbs/01_quarter.ipynb'), cells)
+    ok, text = gates.run(gates.said_asserts, project)
+    assert ok == (not said) and said in text
 
 @pytest.mark.parametrize('name, code, said', [
     ('nbs/lib/10_halves.ipynb', 'from textdiffusion.quarter import quarter',

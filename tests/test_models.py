@@ -1,16 +1,21 @@
 """Models and objectives against Diffusion-LM's published counts and losses, and through the disk."""
 import json
+import math
+import traceback
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModel
 
+from textdiffusion import models
 from textdiffusion.models import (HEADS, CausalConfig, CausalLM, DiffusionLMConfig, DiffusionLMDenoiser,
-                                  GaussianConfig, GaussianDenoiser, load)
+                                  GaussianConfig, GaussianDenoiser, MaskedConfig, load)
 from textdiffusion.objectives import diffusion_lm, draw
 from textdiffusion.schedules import sqrt
 
+PACKAGE = Path(models.__file__).parent
 TINY = dict(vocab_size=11, emb_dim=8, d_model=32, n_layers=2, n_heads=2)
 MODELS = {**{head: lambda head=head: GaussianDenoiser(GaussianConfig(**TINY, head=head,
                                                                      normalise_emb=head == 'mean_embedding',
@@ -88,10 +93,28 @@ def test_a_missing_weight_is_refused(tmp_path):
     (tmp_path/'config.json').write_text(json.dumps({**config, 'n_layers': 3}))
     with pytest.raises(ValueError, match='does not hold the whole model'): load(tmp_path)
 
-@pytest.mark.parametrize('wrong, named', [(dict(head='argmax'), 'regress_x0'), (dict(schedule='cubic'), 'cosine'),
-                                          (dict(d_model=30), 'n_heads')])
-def test_bad_configs_name_the_choices(wrong, named):
-    with pytest.raises(ValueError, match=named): GaussianConfig(**{**TINY, **wrong})
+CONFIGS = (GaussianConfig, CausalConfig, MaskedConfig, DiffusionLMConfig)
+OUTSIDE = [dict(n_heads=0), dict(n_heads=5), dict(n_heads=2.), dict(d_model=-128), dict(d_model=130),
+           dict(d_model='128'), dict(d_model=10**12), dict(n_layers=-1), dict(n_layers=0), dict(n_layers=True),
+           dict(n_layers=None), dict(vocab_size=0), dict(vocab_size=-1), dict(vocab_size=10**30),
+           dict(vocab_size=math.nan), dict(seq_len=0)]
+OWN = {GaussianConfig: [dict(emb_dim=0), dict(emb_dim=.5), dict(mlp_ratio=0), dict(mlp_ratio=-4), dict(head='argmax'),
+                        dict(schedule='cubic'), dict(normalise_emb=2), dict(self_condition='yes'), dict(d_model=4)],
+       CausalConfig: [dict(mlp_ratio=0), dict(mlp_ratio=10**6)],
+       MaskedConfig: [dict(mlp_ratio=0), dict(time=1), dict(time='no')],
+       DiffusionLMConfig: [dict(emb_dim=0), dict(max_len=0), dict(T=0), dict(T=-1), dict(dropout=2), dict(dropout=-.1),
+                           dict(dropout=1.), dict(dropout=math.nan), dict(dropout='x')]}
+
+@pytest.mark.parametrize('kind, wrong', [(k, w) for k in CONFIGS for w in OUTSIDE + OWN[k]], ids=str)
+def test_a_network_that_cannot_be_built_is_one_sentence(kind, wrong):
+    with pytest.raises(ValueError, match='must be|is unknown') as e: kind(**wrong)
+    name, said = [*wrong][0], str(e.value)
+    assert name in said and '\n' not in said and Path(traceback.extract_tb(e.tb)[-1].filename).parent == PACKAGE
+
+def test_every_kind_of_model_is_asked():
+    kinds = {c for c in vars(models).values() if isinstance(c, type) and issubclass(c, models.PreTrainedConfig)}
+    assert kinds - {models.PreTrainedConfig} == {*CONFIGS}
+    for kind in CONFIGS: assert kind.from_dict(kind().to_dict()).to_dict() == kind().to_dict()
 
 def test_self_conditioning_is_refused_where_it_is_not_built_in():
     model = GaussianDenoiser(GaussianConfig(**TINY))

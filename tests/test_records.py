@@ -94,6 +94,12 @@ def test_the_lock_holds_between_processes_and_ends_with_them(tmp_path):
     other.wait()
     hold(tmp_path/'lock', wait=2).close()
 
+def test_where_there_are_no_locks_it_is_said(tmp_path, monkeypatch):
+    "Windows has no fcntl"
+    monkeypatch.setitem(sys.modules, 'fcntl', None)
+    with pytest.raises(ValueError, match='needs Linux, macOS or WSL'): hold(tmp_path/'lock')
+    assert not list(tmp_path.iterdir())
+
 def test_the_key_stands_for_the_work_and_not_for_its_place(root, tmp_path_factory):
     entry, here, there = find_entry('1', root), tmp_path_factory.mktemp('here'), tmp_path_factory.mktemp('there')
     for folder in (here, there): (folder/'config.json').write_text('{}')

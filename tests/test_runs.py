@@ -2,6 +2,7 @@
 plain papermill."""
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -16,6 +17,8 @@ from helpers import sentences
 
 from textdiffusion import corpora
 from textdiffusion.command import main
+from textdiffusion.records import KEYS, to_json
+from textdiffusion.runs import check_kernel
 
 BIN = Path(sys.executable).parent
 MODULE = '''
@@ -170,6 +173,21 @@ def test_a_damaged_pin_is_refused_before_anything_runs(root, capsys):
     (root/'journal/pinned.json').write_text(json.dumps(pins))
     assert main(RUN, root) == 2 and 'gone' in capsys.readouterr().err and not (root/'.runs').exists()
 
+def test_a_kernel_of_another_python_is_refused_before_it_starts(root, monkeypatch, capsys, tmp_path):
+    there = tmp_path/'jupyter/kernels/python3'
+    there.mkdir(parents=True)
+    spec = dict(argv=['/elsewhere/bin/python3.9', '-m', 'ipykernel_launcher', '-f', '{connection_file}'],
+                display_name='Python 3', language='python')
+    (there/'kernel.json').write_text(json.dumps(spec))
+    monkeypatch.setenv('JUPYTER_PATH', str(tmp_path/'jupyter'))
+    before = tree(root)
+    assert main(RUN, root) == 2 and tree(root) - {'.runs'} == before
+    (said,) = sentences(capsys.readouterr().err)
+    assert '/elsewhere/bin/python3.9' in said and 'ipykernel install' in said
+    spec['argv'][0] = sys.executable
+    (there/'kernel.json').write_text(json.dumps(spec))
+    check_kernel()
+
 WRONG = [(['--corpus', 'wiki'], ['wiki', 'restaurants-large'], 10),
          (['--corpus', 'e2e', '--data-dir', '.'], ['trainset.csv'], 20)]
 
@@ -187,13 +205,18 @@ def test_bad_usage_is_one_sentence(capsys):
     assert e.value.code == 2 and capsys.readouterr().err.count('\n') == 1
 
 def test_a_reader_that_goes_away_and_a_poor_console(root):
+    said = dict.fromkeys(KEYS, 'x') | dict(headline=dict(name='Güte ≤ 語 → \x1b', value=.5))
+    (root/'journal/01_toy').mkdir()
+    (root/'journal/01_toy/one.json').write_text(to_json(said), encoding='utf-8')
     for command in ('textdiffusion list | head -1', 'textdiffusion log | head -1', 'textdiffusion log --full',
                     'PYTHONIOENCODING=ascii textdiffusion list', 'PYTHONIOENCODING=cp1252 textdiffusion list',
-                    'textdiffusion --version', 'textdiffusion'):
+                    'PYTHONIOENCODING=ascii textdiffusion log', 'PYTHONIOENCODING=cp1252 textdiffusion log',
+                    'LC_ALL=C PYTHONUTF8=0 PYTHONCOERCECLOCALE=0 textdiffusion log', 'textdiffusion --version',
+                    'textdiffusion'):
         env = dict(os.environ, PATH=f'{BIN}:{os.environ["PATH"]}')
         done = subprocess.run(['bash', '-c', f'set -o pipefail; {command}'], cwd=root, capture_output=True, text=True,
-                              env=env)
-        assert done.returncode == 0 and done.stderr == '' and done.stdout, (command, done)
+                              errors='replace', env=env)
+        assert done.returncode == 0 and done.stderr == '' and done.stdout and '\x1b' not in done.stdout, (command, done)
 
 def test_what_only_reads_imports_nothing_heavy(root):
     code = ('import sys; from textdiffusion.command import main; main(sys.argv[1:]); '
@@ -225,12 +248,35 @@ def test_a_kernel_that_dies_is_a_run_that_stopped(root, monkeypatch, capsys):
     assert main(RUN, root) == 1 and 'Kernel died' in capsys.readouterr().err
     assert len(list(root.glob('.runs/*/partial.ipynb'))) == 1
 
+CODE = ('import sys; from types import SimpleNamespace as S; from textdiffusion import corpora, command; '
+        f'corpora.load_corpus = lambda name, **_: S(name=name, fingerprint="f1e2"); sys.exit(command.main({RUN!r}))')
+
+def test_a_disk_that_fills_up_in_the_middle_of_a_file(root, capsys):
+    "A file that may not grow beyond 1,000 bytes: one sentence, nothing under a published name; then the run goes on"
+    limit = lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    done = subprocess.run([sys.executable, '-c', CODE], cwd=root, capture_output=True, text=True, preexec_fn=limit)
+    said = [line for line in done.stderr.splitlines() if line.startswith('textdiffusion: ')]
+    assert done.returncode in (1, 2) and len(said) == 1 and 'Traceback' not in done.stderr, done.stderr
+    assert not published(root) and not [p for p in root.rglob('*') if p.name.endswith('.part')]
+    assert main(RUN, root) == 0 and len(published(root)) == len(list((root/'.runs').iterdir())) == 1
+
+def test_bare_surroundings_change_nothing(root, capsys):
+    "No HOME, locale C, one core, and a time zone of its own"
+    core = {min(os.sched_getaffinity(0))}
+    bare = {k: v for k, v in os.environ.items() if k not in ('HOME', 'LANG')}
+    bare |= dict(LC_ALL='C', PYTHONUTF8='0', PYTHONCOERCECLOCALE='0', TZ='Pacific/Kiritimati')
+    done = subprocess.run([sys.executable, '-c', CODE], cwd=root, capture_output=True, text=True, env=bare,
+                          preexec_fn=lambda: os.sched_setaffinity(0, core))
+    assert done.returncode == 0, done.stderr
+    (path,) = published(root)
+    rec = json.loads(path.read_text(encoding='utf-8'))
+    assert rec['rows'] == [dict(arm='best', seed=0, loss=.6667)] and rec['parameters']['lam'] == .1
+    assert tree(root/'journal') == {'01_toy', f'01_toy/{path.stem}.ipynb', f'01_toy/{path.name}', 'claims.json'}
+
 def test_kill_and_resume(root, capsys):
     "kill -9 in the middle; while it runs a second command is refused, afterwards the same command goes on"
-    code = ('from types import SimpleNamespace as S; from textdiffusion import corpora, command; '
-            f'corpora.load_corpus = lambda name, **_: S(name=name, fingerprint="f1e2"); command.main({RUN!r})')
     quiet = dict(stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    p = subprocess.Popen([sys.executable, '-c', code], cwd=root, env=dict(os.environ, TOY='sleep'),
+    p = subprocess.Popen([sys.executable, '-c', CODE], cwd=root, env=dict(os.environ, TOY='sleep'),
                          start_new_session=True, **quiet)
     end = time.monotonic() + 60
     while not list(root.glob('.runs/*/checkpoints/two')):

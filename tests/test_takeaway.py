@@ -10,6 +10,7 @@ import torch
 from helpers import call, new_model, told
 from safetensors.torch import load_file, save_file
 
+from textdiffusion import corpora
 from textdiffusion.command import main
 from textdiffusion.model_commands import text_for
 from textdiffusion.sampling import sample
@@ -138,6 +139,9 @@ DAMAGE = {
     'config without window': (config(lambda c: c.pop('seq_len')), 'does not say seq_len'),
     'config of another model': (config(lambda c: c.update(model_type='bert')), "type 'bert'"),
     'width of another model': (config(lambda c: c.update(d_model=64)), 'weights and config are of two models'),
+    'no heads': (config(lambda c: c.update(n_heads=0)), 'config.json is of no model: n_heads must be'),
+    'a width in words': (config(lambda c: c.update(d_model='wide')), 'd_model must be a whole number'),
+    'no window': (config(lambda c: c.update(seq_len=0)), 'seq_len must be'),
     'config is a list': (lambda f: (f/'config.json').write_text('[]'), 'of type None'),
     'no config': (lambda f: (f/'config.json').unlink(), 'has no config.json'),
     'no weights': (lambda f: (f/'model.safetensors').unlink(), 'has no model.safetensors'),
@@ -178,6 +182,21 @@ def test_target(tmp_path, folder, corpus, capsys):
     assert 'grow and not shrink' in train(tmp_path/'a', *TINY[2:], '--steps', '2')
     assert main([*here, *TINY[2:], '--steps', '5']) == 0 and load_model(tmp_path/'a')[0].config.trained_on['steps'] == 5
     assert before == (folder/'model.safetensors').read_bytes()
+    capsys.readouterr()
+    for torn in ('', '[]', '{"steps": "x"}'):
+        (tmp_path/'a/training.json').write_text(torn)
+        assert 'training.json is damaged' in train(tmp_path/'a')
+
+def test_a_training_that_cannot_begin_is_refused_before_a_text_is_read(tmp_path, monkeypatch, capsys):
+    (tmp_path/'a').mkdir()
+    begun = dict(kind='masked', seed=3, steps=9, width=32, layers=1, batch_size=8, lr=6e-3)
+    (tmp_path/'a/training.json').write_text(json.dumps(begun))
+    monkeypatch.setattr(corpora, 'load_corpus', lambda *_, **__: pytest.fail('a text was read'))
+    train = lambda out, *more: told(capsys, 'train', 'masked', '--corpus', 'restaurants', '--out', out, *TINY, *more)
+    assert 'seed was 3 and is now 0' in train(tmp_path/'a')
+    for more in ('--width 33', '--layers 100000', '--batch-size -1', '--lr nan', f'--seed {10**30}', '--lr 2'):
+        assert 'must be' in train(tmp_path/'b', *more.split())
+    assert [p.name for p in tmp_path.iterdir()] == ['a']
 
 # --- use that does not fit ---
 

@@ -7,6 +7,7 @@ __all__ = ['Parser', 'parser', 'listing', 'record_lines', 'main']
 
 # %% ../nbs/lib/90_command.ipynb #52475cc4
 import argparse
+import errno
 import os
 import re
 import shutil
@@ -17,7 +18,7 @@ import textdiffusion
 from .checkout import checkout, entries
 from .model_commands import COMMANDS, add_commands, obey
 from .presets import literal
-from .records import damage_of, find_record, read_pins, records
+from .records import damage_of, find_record, heading_of, read_pins, record_paths
 from .runs import RunFailed, render, run, verify
 
 # %% ../nbs/lib/90_command.ipynb #812f16f5
@@ -118,8 +119,10 @@ def record_lines(
     def said(r): return damage_of(r, root).split(' (')[0] or r['headline']['name']
     def number(r): return format(value, '<8.4g') if (value := r['headline']['value']) is not None else '-'.ljust(8)
     def line(r): return f"{'*' if r['name'] in held else ' '} {number(r)} {r['name']}  {said(r)}"
-    def cut(text): return text if width is None or len(text) <= width else text[:width-1] + '…'
-    return '\n'.join(cut(line(r)) for r in records(root)) or 'No record has been published yet.'
+    def cut(text):
+        text = re.sub(r'[\x00-\x1f\x7f-\x9f]', lambda m: ascii(m[0])[1:-1], text) # nothing that a terminal would obey
+        return text if width is None or len(text) <= width else text[:width-1] + '…'
+    return '\n'.join(cut(line(heading_of(p))) for p in record_paths(root)) or 'No record has been published yet.'
 
 # %% ../nbs/lib/90_command.ipynb #835c9598
 def _obey(args, root):
@@ -138,6 +141,11 @@ def _obey(args, root):
         print('Pinned', pin(args.record, args.headline, root)['name'])
     return 0
 
+def _no_room(error):
+    "What to do about a full disk, which is told without the file that did not fit"
+    full = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
+    return '; make room, then the same command goes on from here' if getattr(error, 'errno', None) in full else ''
+
 def main(
     argv:list|None=None, # default: what was typed
     root:Path|None=None, # default: the checkout we are in
@@ -155,7 +163,7 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, RunFailed) as e:
-        print('textdiffusion:', ' '.join(str(e).split()), file=sys.stderr)
+        print('textdiffusion:', ' '.join(str(e).split()) + _no_room(e), file=sys.stderr)
         return 1 if isinstance(e, RunFailed) else 2
     except KeyboardInterrupt:
         print('textdiffusion: stopped; the same command goes on from here', file=sys.stderr)

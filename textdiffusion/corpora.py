@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CORPORA', 'MAX_LEN', 'KEEP', 'oracle', 'spell', 'word_rows', 'spelled_rows', 'e2e', 'wikitext2', 'tiny_shakespeare',
            'rotten_tomatoes', 'imdb', 'corpus_source', 'renamed', 'public_name', 'cache_folder', 'cache_key', 'keep',
-           'kept', 'own_words', 'own_corpus', 'load_corpus']
+           'kept', 'own_words', 'own_corpus', 'load_corpus', 'settled_corpus']
 
 # %% ../nbs/lib/11_corpora.ipynb #5e56f19b
 import hashlib
@@ -27,7 +27,7 @@ from .files import Texts, own_text, safe_name, sources_of
 from .grammar import GRAMMARS, Grammar, load_grammar
 from .reading_text import (find_text, hub_dataset, read_column, read_lines, read_plain, refuse_doubled,
     split_lines, stratified, with_sizes)
-from .tokenizing import (SPECIALS, bpe_tokenizer, char_tokenizer, encode, list_tokenizer,
+from .tokenizing import (SPECIALS, bpe_tokenizer, char_tokenizer, encode, list_tokenizer, pieces,
     resolve_tokenizer, sentence_rows, special_ids, word_tokenizer)
 
 # %% ../nbs/lib/11_corpora.ipynb #f72fc5bf
@@ -127,7 +127,8 @@ def wikitext2(
     refuse_doubled(text['train'], [text['valid'], text['test']], files['train'])
     text = {split: '\n'.join(split_lines(t)) + '\n' for split, t in text.items()}
     words = partial(word_tokenizer, min_count=11, pattern=r'\n|\S+', unknown=['<unk>'])
-    note = with_sizes('blank lines left out', 'wikitext2', {split: len(t.split()) for split, t in text.items()})
+    counts = {split: sum(len(p.split()) for p in pieces(t)) for split, t in text.items()}
+    note = with_sizes('blank lines left out', 'wikitext2', counts)
     return build_stream('wikitext2', text, tokenizer or words, seq_len or 128,
                         source=source, licence='CC BY-SA 3.0', note=note)
 
@@ -367,3 +368,10 @@ def load_corpus(
     if data_dir: raise ValueError(f'data_dir says where named corpora lie, and {source} is a path; leave data_dir out.')
     if is_grammar: return renamed(oracle(str(source), seq_len, tokenizer), safe_name(source.stem))
     return own_corpus(source, seq_len, tokenizer, column=column or None, running=running, held_out=held_out, seed=seed)
+
+# %% ../nbs/lib/11_corpora.ipynb #setl0002
+def settled_corpus(
+    cfg,     # of a run, as `settle` gives them: corpus, and where it has them seq_len, data_dir and column
+) -> Corpus: # as `load_corpus` gives it
+    "The corpus that the settings of a run name; what they leave empty is the corpus's own"
+    return load_corpus(cfg.corpus, **{k: getattr(cfg, k, None) or None for k in ('seq_len', 'data_dir', 'column')})

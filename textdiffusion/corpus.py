@@ -9,6 +9,7 @@ __all__ = ['NARROW', 'Corpus', 'real', 'batch', 'to', 'words', 'after_eos', 'dec
 # %% ../nbs/lib/10_corpus.ipynb #8cf362bf
 import hashlib
 import json
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -146,6 +147,13 @@ def fingerprint(
     return digest.hexdigest()[:12]
 
 # %% ../nbs/lib/10_corpus.ipynb #4a73ba68
+def _counts(corpus, ids):
+    "How many tokens of some rows are real, how many of these are words, how many of these are unknown"
+    real = corpus.real(ids)
+    words = real if corpus.eos_id is None else real & (ids != corpus.eos_id)
+    unk = corpus.special['unk']
+    return real.sum().item(), words.sum().item(), 0 if unk is None else ((ids == unk) & words).sum().item()
+
 def describe(
     corpus:Corpus,          # with everything but `info`
     lost:dict[str, float],  # split -> share of the sentences cut, or of the stream's tokens left out at its end
@@ -158,12 +166,10 @@ def describe(
     info |= dict(wrap='contiguous blocks' if running else 'sentences padded', padding='none' if running
                  else 'right, not counted', sizes={}, oov={}, cut=lost)
     for split in ('train', 'valid', 'test'):
-        real = corpus.real(ids := getattr(corpus, split))
-        words = real if running else real & (ids != corpus.eos_id)
-        unknown = (ids == corpus.special['unk']) & words if corpus.special['unk'] is not None else words.new_zeros(1)
-        info['oov'][split] = unknown.sum().item()/max(words.sum().item(), 1)
-        info['sizes'][split] = dict(rows=len(ids), tokens=real.sum().item(),
-                                    characters=sum(map(len, corpus.text[split])))
+        rows = getattr(corpus, split)
+        tokens, words, unknown = map(sum, zip(*(_counts(corpus, part) for part in rows.split(65_536))))
+        info['oov'][split] = unknown/max(words, 1)
+        info['sizes'][split] = dict(rows=len(rows), tokens=tokens, characters=sum(map(len, corpus.text[split])))
     if not running:
         marks = {s: np.fromiter(map(hash, texts), np.int64, len(texts)) for s, texts in corpus.text.items()}
         info['duplicates'] = {split: len(m) - len(np.unique(m)) for split, m in marks.items()}
@@ -178,9 +184,11 @@ def _parts(texts):
 
 def _encoded(tokenizer, texts, cut):
     "The tokens of many texts, end to end, and how many each piece has"
-    parts = (piece for text in texts for piece in cut(text))
-    found = [(ids, np.array(lengths, np.int32)) for ids, lengths in encode_chunks(tokenizer, parts)]
-    return tuple(np.concatenate(part) for part in zip(*found))
+    flat, counts = bytearray(), array('i')              # they grow in place, where joining parts would take twice that
+    for ids, lengths in encode_chunks(tokenizer, (piece for text in texts for piece in cut(text))):
+        flat += ids.tobytes()
+        counts.extend(lengths)
+    return np.frombuffer(flat, np.int32), np.frombuffer(counts, np.int32)
 
 def _usual_length(lengths):
     "The L in which 99 % of the sentences fit"

@@ -152,13 +152,14 @@ def draw(
     generator:torch.Generator,  # on the CPU, the only source of randomness
 )->torch.Tensor: # (n, max_len) int64, indices into .words, -1 after the end
     "Draw sentences from the language, independently"
-    u = torch.rand(self.max_len, n, dtype=torch.float64, generator=generator)
-    state, out = torch.zeros(n, dtype=torch.long), torch.empty(self.max_len, n, dtype=torch.long)
+    state, out = torch.zeros(n, dtype=torch.long), torch.empty(n, self.max_len, dtype=torch.long)
+    said = torch.where(self.symbol == len(self.words), -1, self.symbol)
     for i in range(self.max_len):
-        arc = torch.searchsorted(self.upper, state + u[i], right=True)
+        u = torch.rand(n, dtype=torch.float64, generator=generator)
+        arc = torch.searchsorted(self.upper, state + u, right=True)
         arc = arc.clamp(self.first[state], self.last[state]) # rounding must not lead into another state's interval
-        out[i], state = self.symbol[arc], self.target[arc]
-    return out.masked_fill(out == len(self.words), -1).T.contiguous()
+        out[:, i], state = said[arc], self.target[arc]
+    return out
 Grammar.draw = draw
 
 # %% ../nbs/lib/06_grammar.ipynb #a00bec11
@@ -169,7 +170,7 @@ def sample(
 )->list[list[str]]: # sentences, word by word
     "Draw sentences from the language as lists of words"
     rows = self.draw(n, torch.Generator().manual_seed(seed))
-    return [[self.words[i] for i in row if i >= 0] for row in rows.tolist()]
+    return [[self.words[i] for i in row if i >= 0] for part in rows.split(10_000) for row in part.tolist()]
 Grammar.sample = sample
 
 # %% ../nbs/lib/06_grammar.ipynb #78d41fbd

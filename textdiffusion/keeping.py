@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 from . import models
 from .checkpoints import last_checkpoint, read_facts
-from .corpora import load_corpus
+from .corpora import settled_corpus
 from .generating import inform
 from .saved import save_model
 from .schedules import MASK_SCHEDULES, SCHEDULES, rescale
@@ -62,11 +62,11 @@ def corpus_of(
     cfg,               # its settings
 ) -> Any:              # Corpus, None where it cannot be made again
     "The corpus that a record speaks of, told by its fingerprint: as the entry has it, or as running text"
-    where, L = getattr(cfg, 'data_dir', None) or None, getattr(cfg, 'seq_len', None)
-    ways = [lambda: load_corpus(cfg.corpus, seq_len=L, data_dir=where)]
-    if L: ways.append(lambda: running_text(cfg.corpus, L, data_dir=where, lines=getattr(cfg, 'lines', None)))
-    for way in ways:
-        try: corpus = way()
+    def stream(cfg):
+        rest = {k: getattr(cfg, k, None) or None for k in ('data_dir', 'lines', 'column')}
+        return running_text(cfg.corpus, cfg.seq_len, **rest)
+    for way in (settled_corpus, stream) if getattr(cfg, 'seq_len', None) else (settled_corpus,):
+        try: corpus = way(cfg)
         except ValueError: continue
         if corpus.fingerprint == record['corpus_fingerprint']: return corpus
     return None

@@ -123,7 +123,6 @@ def train(
     folder = check_training(args.kind, args.out, told)
     track = tracked(args.tracker, told)
     corpus = _corpus(args, seq_len=args.seq_len, tokenizer=_tokenizer(args.tokenizer))
-    check_training(args.kind, args.out, told | dict(fingerprint=corpus.fingerprint, seq_len=corpus.seq_len))
     _say_plan(args, corpus, RECIPES[args.kind], blocks(args.width, args.layers))
     try: fitted = train_model(args.kind, corpus, folder, track=track, device=_device(), **told)
     except FloatingPointError as error: raise ValueError(str(error)) from None

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from .arguments import check_config
 from .schedules import SCHEDULES
 
 # %% ../nbs/lib/30_models.ipynb #395ddbc3
@@ -197,12 +198,11 @@ class GaussianConfig(PreTrainedConfig):
         for name, value, choices in (('head', head, HEADS), ('schedule', schedule, SCHEDULES)):
             if value not in choices:
                 raise ValueError(f'{name} {value!r} is unknown; choose one of {", ".join(choices)}')
-        if d_model % (2*n_heads): raise ValueError(f'd_model {d_model} must be divisible by twice n_heads ({n_heads})')
-        self.vocab_size, self.emb_dim, self.d_model = vocab_size, emb_dim, d_model
-        self.n_layers, self.n_heads, self.mlp_ratio = n_layers, n_heads, mlp_ratio
-        self.head, self.normalise_emb = head, normalise_emb
-        self.self_condition, self.schedule = self_condition, schedule
+        self.vocab_size, self.emb_dim, self.d_model, self.n_layers = vocab_size, emb_dim, d_model, n_layers
+        self.n_heads, self.mlp_ratio, self.head, self.schedule = n_heads, mlp_ratio, head, schedule
+        self.normalise_emb, self.self_condition = normalise_emb, self_condition
         super().__init__(**kwargs)
+        check_config(self)
 
 # %% ../nbs/lib/30_models.ipynb #4914b068
 class GaussianDenoiser(TextDiffusionModel):
@@ -256,10 +256,10 @@ class CausalConfig(PreTrainedConfig):
         mlp_ratio:int=4,   # feed-forward width / d_model
         **kwargs,          # fields of PreTrainedConfig
     ):
-        if d_model % (2*n_heads): raise ValueError(f'd_model {d_model} must be divisible by twice n_heads ({n_heads})')
         self.vocab_size, self.d_model = vocab_size, d_model
         self.n_layers, self.n_heads, self.mlp_ratio = n_layers, n_heads, mlp_ratio
         super().__init__(**kwargs)
+        check_config(self)
 
 class CausalLM(TextDiffusionModel):
     "An autoregressive language model on the shared backbone: logits at position i score the token at i+1"
@@ -289,8 +289,8 @@ class MaskedConfig(CausalConfig):
         time:bool=False, # True = the network is told the share of masks
         **kwargs,        # fields of CausalConfig, and of PreTrainedConfig
     ):
-        super().__init__(**kwargs)
         self.time = time
+        super().__init__(**kwargs)
 
 class MaskedDenoiser(TextDiffusionModel):
     "Scores the tokens behind the masks from everything visible: `logits = model(z_t, share)`"
@@ -334,9 +334,9 @@ class DiffusionLMConfig(PreTrainedConfig):
         **kwargs,              # fields of PreTrainedConfig
     ):
         self.vocab_size, self.emb_dim, self.d_model = vocab_size, emb_dim, d_model
-        self.n_layers, self.n_heads = n_layers, n_heads
-        self.max_len, self.dropout, self.T = max_len, dropout, T
+        self.n_layers, self.n_heads, self.max_len, self.dropout, self.T = n_layers, n_heads, max_len, dropout, T
         super().__init__(**kwargs)
+        check_config(self, turned=False)
 
 # %% ../nbs/lib/30_models.ipynb #5387d0d0
 class DiffusionLMDenoiser(TextDiffusionModel):

@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .arguments import called, check_function, check_rows, check_tokens, known_ids
+from .arguments import called, check_device, check_function, check_rows, check_tokens, known_ids
 
 # %% ../nbs/lib/38_plans.ipynb #plan0006
 def digest(
@@ -216,6 +216,7 @@ def check_parts(
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError(f'the {type(model).__name__} has no parameter that trains: it has none, or all have '
                          'requires_grad=False')
+    check_device(model)
     check_function('loss_fn', loss_fn, ('model', 'ids'),
                    '; a loss is made before it is passed on, as in diffusion_lm() or masked_ce(mask_id)')
     check_function('batches', batches, ('step',),

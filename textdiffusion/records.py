@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['RECORD_KB', 'SCHEMA', 'KEYS', 'plain', 'to_json', 'thinned', 'digest', 'folder_hash', 'public_parameters',
            'source_hash', 'run_key', 'commit_of', 'device_name', 'Workplace', 'Run', 'collected', 'begin', 'attempts',
-           'circumstances', 'read_record', 'records', 'damage_of', 'read_pins', 'pinned', 'headline', 'find_record']
+           'circumstances', 'read_record', 'heading_of', 'record_paths', 'records', 'damage_of', 'read_pins', 'pinned',
+           'headline', 'find_record']
 
 # %% ../nbs/lib/82_records.ipynb #a4157696
 import difflib
@@ -197,9 +198,8 @@ class Run(Workplace):
     @cached_property
     def corpus(self):
         "The corpus, loaded when it is first asked for, on the device of the run"
-        from textdiffusion.corpora import load_corpus
-        known = {k: getattr(self.cfg, k, None) or None for k in ('seq_len', 'data_dir', 'column')}
-        return load_corpus(self.cfg.corpus, **known).to(self.device)
+        from textdiffusion.corpora import settled_corpus
+        return settled_corpus(self.cfg).to(self.device)
 
     @cached_property
     def device(self):
@@ -310,13 +310,34 @@ def read_record(
     if schema > SCHEMA: raise ValueError(f'{name} has schema {schema}, of a later library: install a newer one')
     return rec | dict(name=name.removesuffix('.json'))
 
+# %% ../nbs/lib/82_records.ipynb #head0002
+def heading_of(
+    path:Path, # of a record in journal/
+) -> dict: # its name, headline and corpus_fingerprint
+    "What a list says of a record, found by its place in the file: its rows and curves are not taken apart"
+    text = path.read_text(encoding='utf-8')
+    def at(key): return text.find(f'\n "{key}": ')                       # as `to_json` begins a line of the record
+    if text[:1] != '{' or text[-3:] != '\n}\n' or -1 in map(at, (*KEYS, 'headline')): return read_record(path)
+    def value(key): return json.JSONDecoder().raw_decode(text, at(key) + len(key) + 6)[0]
+    try: found = {k: value(k) for k in ('schema', 'headline', 'corpus_fingerprint') if at(k) >= 0}
+    except ValueError: return read_record(path)
+    if found.pop('schema', 1) > SCHEMA: return read_record(path)
+    return found | dict(name=f'{path.parent.name}/{path.stem}')
+
+def record_paths(
+    root:Path|None=None, # the checkout
+    entry:str='*', # of one entry; default: of all
+) -> list: # of Path, by entry and date
+    "Where the published records lie"
+    found = [p for p in (checkout(root)/'journal').glob(f'{entry}/*.json') if ENTRY_NAME.fullmatch(p.parent.name)]
+    return sorted(found, key=lambda p: (p.parent.name, p.stem))
+
 def records(
     root:Path|None=None, # the checkout
     entry:str='*', # of one entry; default: of all
 ) -> list: # of records with their `name`, by entry and date
     "Every published record"
-    found = [p for p in (checkout(root)/'journal').glob(f'{entry}/*.json') if ENTRY_NAME.fullmatch(p.parent.name)]
-    return [read_record(p) for p in sorted(found, key=lambda p: (p.parent.name, p.stem))]
+    return [read_record(p) for p in record_paths(root, entry)]
 
 # %% ../nbs/lib/82_records.ipynb #damagefn
 def damage_of(

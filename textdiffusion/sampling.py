@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
-from .arguments import called, check_count, check_function, check_number
+from .arguments import called, check_count, check_device, check_function, check_number
 from .progress import stage
 from textdiffusion.schedules import (MASK_SCHEDULES, SCHEDULES, check_same_schedule, check_schedule, grid, posterior,
     rescale)
@@ -122,6 +122,7 @@ def evaluating(
     model:Callable, # a module, or any function
 ) -> Iterator[None]: # for a `with` block
     "Eval mode and no gradients inside; each submodule's own mode is restored after, also after an error"
+    check_device(model)
     modes = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
     for m in modes: m.training = False
     try:
@@ -234,7 +235,7 @@ def check_gaussian(
     "Raise unless it is called like a Gaussian denoiser, under a schedule of its own kind"
     check_function('denoiser', denoiser, ('x_t', 't', 'x0_prev'), '; a masked one is sampled by unmask'
                    if hasattr(denoiser, 'config') and not hasattr(denoiser, 'embed') else '')
-    check_same_schedule(denoiser, check_schedule(alpha_bar, SCHEDULES))
+    check_same_schedule(check_device(denoiser), check_schedule(alpha_bar, SCHEDULES))
     check_trained(denoiser, alpha_bar)
 
 # %% ../nbs/lib/50_sampling.ipynb #de8864de

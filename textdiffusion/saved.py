@@ -26,7 +26,8 @@ def check_target(
     folder = Path(folder).expanduser()
     if folder.exists() and not folder.is_dir():
         raise ValueError(f'{folder} is a file, and a model needs a folder; name one that is new or empty')
-    if not folder.exists() or (folder/'training.json').exists() or not any(folder.iterdir()): return folder
+    if not folder.exists() or (folder/'training.json').exists(): return folder
+    if all(p.name[0] == '.' for p in folder.iterdir()): return folder # empty, or begun and stopped at once
     try: kind = json.loads((folder/'config.json').read_text(encoding='utf-8'))['model_type']
     except (OSError, ValueError, KeyError, TypeError): kind = ''
     if not str(kind).startswith('textdiffusion'):
@@ -168,7 +169,8 @@ def read_config(
     if missing := [k for k in ('vocab_size', *FIELDS) if k not in fields]:
         raise ValueError(f'{folder}/config.json does not say {", ".join(missing)}: it was not written by save_model, '
                          'or something is lost; save the model again')
-    return CONFIG_MAPPING[kind].from_dict(fields)
+    try: return CONFIG_MAPPING[kind].from_dict(fields)
+    except (ValueError, TypeError) as e: raise ValueError(f'{folder}/config.json is of no model: {e}') from None
 
 # %% ../nbs/lib/77_saved.ipynb #25d92b17
 def _tensors(folder):

@@ -55,13 +55,14 @@ def list_tokenizer(
 
 # %% ../nbs/lib/08_tokenizing.ipynb #64fb2e7d
 LONG = 100_000 # characters; a longer text is cut
-CUT = re.compile(r'[\s\S]{%d,}?\S(?= \S)|[\s\S]+' % LONG)
+CUT = re.compile(r'[\s\S]{%d,%d}?\S(?= \S)|[\s\S]{1,%d}' % (LONG, 2*LONG, 2*LONG))
 
 def pieces(
     text:str,   # of any length
-) -> list[str]: # that text in pieces of little more than LONG characters, or whole where no single space stands
-    "Cut a long text before single spaces, where words begin"
-    return CUT.findall(text) if len(text) > LONG else [text]
+) -> Iterator[str]: # that text in pieces of LONG characters or a little more, at most twice that
+    "Cut a long text before single spaces, where words begin; anywhere in text that has none"
+    if len(text) <= LONG: yield text
+    else: yield from (found[0] for found in CUT.finditer(text))
 
 # %% ../nbs/lib/08_tokenizing.ipynb #d0c9a86c
 def word_tokenizer(
@@ -95,10 +96,17 @@ def bpe_tokenizer(
                          f'{vocab_size}.')
     backend = Tokenizer(models.BPE(unk_token='[UNK]'))
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
-    backend.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIALS,
-                                                           initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-                                                           show_progress=False))
+    trainer = trainers.BpeTrainer(vocab_size=vocab_size, special_tokens=SPECIALS, show_progress=False,
+                                  initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    backend.train_from_iterator((_with_words(piece) for text in texts for piece in pieces(text)), trainer)
     return finish_tokenizer(backend)
+
+def _with_words(piece):
+    "A piece of text, unless a word in it is longer than byte pairs can be learned in: that takes the square of it"
+    if len(piece) > 10_000 and (found := re.search(r'(?<!\w)\w{10000}', piece)):
+        raise ValueError(f'bpe_tokenizer: a word of more than 10,000 letters ({found[0][:12]!r} …); pairs are learned '
+                         'inside words, so give text with spaces or take characters: char_tokenizer, --tokenizer char.')
+    return piece
 
 # %% ../nbs/lib/08_tokenizing.ipynb #8c57d42c
 def resolve_tokenizer(
@@ -177,7 +185,7 @@ def marks(
 def encode_chunks(
     tokenizer:Any,       # PreTrainedTokenizerFast
     texts:Iterable[str], # one item each
-    size:int=1_000_000,  # characters that are encoded together
+    size:int=300_000,    # characters that are encoded together
 ) -> Iterator[tuple[np.ndarray, list[int]]]: # int32 ids of some texts, end to end; how many each has
     "Token ids of many texts, chunk by chunk, so that memory follows the tokens"
     backend, unk = as_text(tokenizer), tokenizer.unk_token_id

@@ -93,9 +93,11 @@ def rebuilt(root, folder):
         if run.returncode: raise RuntimeError(f'{command} failed: ' + run.stderr.strip().rpartition('\n')[2])
 
 def content(path):
-    "What a module or a notebook says: its text, or its cells; which kernel it was opened with does not matter"
+    "What a module or a notebook says: its text, or its cells and the metadata that names no kernel"
     text = path.read_text(encoding='utf-8')
-    return json.loads(text)['cells'] if path.suffix == '.ipynb' else text
+    if path.suffix != '.ipynb': return text
+    notebook = json.loads(text)
+    return notebook['cells'], sorted(notebook['metadata'].keys() - {'kernelspec', 'language_info'})
 
 def files(root):
     "Path -> content of the notebooks and modules"
@@ -114,6 +116,7 @@ def in_step(root):
             yield f'{name} ' + ('is not clean' if name.endswith('.ipynb')
                                 else 'is not what its notebook exports') + '; make export'
     for nb in notebooks(root):
+        if stray := content(nb.path)[1]: yield f'{nb.name}: metadata of {", ".join(stray)}; python tools/clean.py'
         if n := sum(c.ran for c in nb.code):
             yield f'{nb.name}: {n} cells carry outputs; jupyter nbconvert --clear-output --inplace {nb.name}'
 
@@ -262,7 +265,31 @@ def complete(root):
                                      for n in ast.walk(cell.tree)):
                 yield f'{nb.name}: an exported cell imports *'
 
-# --- 6 no pickle ---
+# --- 6 no bare assert ---
+
+def mentioned(node):
+    "The variables that a piece of code reads or writes"
+    return {n.id for n in ast.walk(node) if isinstance(n, ast.Name)}
+
+def bare_asserts(nb):
+    "Asserts without a message in what runs for a reader: exported code, and cells that use what a parameter decides"
+    chosen = set()
+    for c in nb.code:
+        if 'parameters' in c.meta.get('tags', []):
+            chosen |= definitions(c.tree).keys()
+            continue
+        for node in c.tree.body:
+            if not c.exported and isinstance(node, (ast.Assign, ast.AugAssign)):
+                found = set().union(*map(mentioned, getattr(node, 'targets', [getattr(node, 'target', node)])))
+                chosen = chosen | found if mentioned(node.value) & chosen else chosen - found
+            asserts = (n for n in ast.walk(node) if isinstance(n, ast.Assert) and not n.msg)
+            yield from (ast.unparse(a)[:80] for a in asserts if c.exported or mentioned(a) & chosen)
+
+def said_asserts(root):
+    "No assert without a message where a reader's choice can reach it: in exported code, or about a run's own values"
+    for nb in journal_notebooks(root): yield from (f'{nb.name}: {a}' for a in bare_asserts(nb))
+
+# --- 7 no pickle ---
 
 PICKLES = {'pickle', 'cPickle', '_pickle', 'dill', 'cloudpickle', 'joblib', 'shelve', 'marshal'}
 NEEDS = {'use_safetensors': True, 'trust_remote_code': False, 'allow_pickle': False, 'safe_serialization': True,
@@ -301,7 +328,7 @@ def no_pickle(root):
               for p in sorted((root/d).rglob('*.py'))]
     for name, tree in trees: yield from (f'{name}: {problem}' for problem in unsafe(tree))
 
-# --- 7 records ---
+# --- 8 records ---
 
 def git(root, *args, text=None):
     "What a git command prints; None where it fails"
@@ -339,7 +366,7 @@ def pages(root):
             if not path.is_file(): yield f'{name} is pinned and not there'
             else: yield from (f'{name}: {fault}; textdiffusion render {name}' for fault in page_faults(path, root))
 
-# --- 8 sizes ---
+# --- 9 sizes ---
 
 SAID = re.compile(r'"{3}(.*?)"{3}', re.S)      # prose in code: what is handed to `say`, captions, ANSWER
 
@@ -435,7 +462,7 @@ def sizes(root):
         if p.stem != '_modidx' and (n := len(p.read_text(encoding='utf-8').splitlines())) > MODULE_LINES:
             yield f'{p.name}: {n} lines, more than {MODULE_LINES}'
 
-# --- 9 the front page ---
+# --- 10 the front page ---
 
 def front_page(root):
     "README.md is what nbs/index.ipynb gives"
@@ -443,7 +470,7 @@ def front_page(root):
     if (root/'README.md').read_text(encoding='utf-8') != readme(root):
         yield 'README.md is not what nbs/index.ipynb gives; make readme'
 
-GATES = (in_step, owners, order, documented, complete, no_pickle, records, pages, sizes, front_page)
+GATES = (in_step, owners, order, documented, complete, said_asserts, no_pickle, records, pages, sizes, front_page)
 
 def run(gate, root):
     "(ok, what to print) of one gate"
