@@ -3,7 +3,6 @@ import math
 
 import pytest
 import torch
-from torch import nn
 
 from textdiffusion.decoding_rules import sampler_nll
 from textdiffusion.models import MaskedConfig, MaskedDenoiser

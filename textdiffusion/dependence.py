@@ -6,8 +6,7 @@
 __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'LINES', 'ANSWER', 'ways', 'trained_head', 'explained', 'head_fit', 'grid_row',
            'answer_figure', 'against', 'facts']
 
-# %% ../nbs/07b_dependence.ipynb #a873f6f8
-from collections.abc import Callable
+# %% ../nbs/07b_dependence.ipynb #64b5d995
 from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,8 +15,8 @@ from torch import Tensor
 from .confidence_decoding import Way, calls_row
 from textdiffusion.decoding_rules import (best, best_share, chance, entropy_budget, one_doubt, padded, sampler_nll,
     tallied)
-from .shared_information import (Hidden, PairHead, Watched, asked_pairs, foreseen_pairs, joint_budget,
-    listed_denoiser, pair_loss, shared_budget, sudoku_grids)
+from textdiffusion.shared_information import (Hidden, PairHead, Watched, asked_pairs, foreseen_pairs, joint_budget,
+    pair_loss, shared_budget)
 from .optimizers import adamw
 from .reading import Belief, Fact, Facts, Unit, fact, level
 from .schedules import mask_cosine, mask_linear
@@ -121,7 +120,7 @@ def grid_row(
     return dict(arm='sudoku', seed=0, family=way.family, setting=way.setting, price=way.price, whole=right,
                 kl=nll.mean().item() - float(np.log(n)), text_calls=asked.double().mean().item(), **calls_row(calls))
 
-# %% ../nbs/07b_dependence.ipynb #dec56983
+# %% ../nbs/07b_dependence.ipynb #26c3515c
 LINES = {'one place': ('one random place', '.35', 'o'), 'cosine': ('random, cosine steps', '.65', 'o:'),
          'budget': ('entropy budget', 'C4', '^'), 'one doubt': ('one doubt', 'C2', 'D-'),
          'pairs': ('shared: pairs by passes', 'C0', 's-'), 'head': ('shared: a head, no pass', 'C3', 'v-'),
@@ -136,7 +135,7 @@ def _line(ax, record, arm, family, column):
     points = sorted(zip(means('text_calls' if column == 'kl' else 'calls'), means(column)))
     ax.plot(*zip(*points), style, color=colour, label=name, ms=6, lw=1.4)
 
-# %% ../nbs/07b_dependence.ipynb #2f09ce87
+# %% ../nbs/07b_dependence.ipynb #01e9ca38
 def answer_figure(record) -> object: # figure
     "Whole texts, and nats lost, against calls: three denoisers"
     fig, axes = plt.subplots(2, 3, figsize=(9.5, 5.6), sharex=True, sharey='row', layout='constrained')
@@ -150,7 +149,7 @@ def answer_figure(record) -> object: # figure
     fig.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=4, frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/07b_dependence.ipynb #ea887bfd
+# %% ../nbs/07b_dependence.ipynb #489285c6
 def against(
     record,
     one:tuple,  # family and setting
@@ -167,7 +166,7 @@ def against(
     def beside(seed): return np.interp(calls[seed], *zip(*sorted((x[seed], y[seed]) for x, y in found)))
     return fact(interval(own[s] - beside(s) for s in own), column, signed=True)
 
-# %% ../nbs/07b_dependence.ipynb #2a21f4f2
+# %% ../nbs/07b_dependence.ipynb #d4b008c0
 _CALLS = Unit('calls', 1, 1)
 
 def _at(record, arm, family, setting, column='whole') -> Fact:
@@ -176,6 +175,7 @@ def _at(record, arm, family, setting, column='whole') -> Fact:
     unit = Unit('passes', 1, 0) if column == 'passes' else _CALLS if column.endswith('calls') else found.unit
     return found._replace(unit=unit)
 
+# %% ../nbs/07b_dependence.ipynb #3dac76d9
 def _believed(record) -> dict:
     "The facts that decide the beliefs"
     head, doubt = ('head', '0.1'), ('one doubt', '0.1')
@@ -189,7 +189,7 @@ def _believed(record) -> dict:
         head_calls_share=fact(interval(calls[0][s]/calls[1][s] for s in calls[0]), 'share'),
         head_whole=fact(paired(record['rows'], 'whole', a, b), 'whole', signed=True))
 
-# %% ../nbs/07b_dependence.ipynb #d72d95cd
+# %% ../nbs/07b_dependence.ipynb #105d2e44
 _ARMS = dict(p='perfect', n='network', s='sudoku')
 _TOLD = dict(  # fact, its first letter the denoiser -> family, setting, columns
     p_single=('one place', '1 a call', 'calls'), p_cosine=('cosine', '4 calls', 'whole'),
@@ -207,7 +207,7 @@ def facts(record) -> Facts: # by name
              for name, (family, setting, columns) in _TOLD.items() for column in columns.split()}
     return Facts(_believed(record) | found)
 
-# %% ../nbs/07b_dependence.ipynb #776de02c
+# %% ../nbs/07b_dependence.ipynb #4dcb3d3d
 ANSWER = """**Doubtful places that share little.** With perfect probabilities, a budget on what pairs of places share
 writes {{p_pairs_whole}} whole sentences in {{p_pairs_calls}}; one doubt takes {{p_doubt_calls}}, one random place each
 {{p_single_calls}}. A network's head foresees it at no extra pass: {{n_head_calls}} instead of {{n_doubt_more_calls}},
