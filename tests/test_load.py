@@ -13,6 +13,7 @@ from textdiffusion.command import listing, record_lines
 from textdiffusion.records import find_record, headline, pinned, to_json
 
 SOAK = bool(os.environ.get('SOAK'))
+RATIO = 2.3 if SOAK else 3      # of twice the input; small sizes on a busy machine are noisy, a square would be 4
 BEGIN = '''
 import json, resource, sys, time
 import torch
@@ -49,7 +50,7 @@ print(json.dumps(dict(ratio=whole/half, size=rows.nbytes/2**20, grown=drawn, pea
 @pytest.mark.parametrize('name', ['restaurants-large', 'restaurants'][:1 + SOAK])
 def test_the_grammar_is_linear_and_needs_little_beside_its_sentences(name):
     found = alone(GRAMMAR, name, 1_000_000 if SOAK else 200_000)
-    assert found['ratio'] <= 2.3 and found['scoring'] <= 2.3 and found['grown'] < 1.5*found['size'], found
+    assert found['ratio'] <= RATIO and found['scoring'] <= RATIO and found['grown'] < 1.5*found['size'], found
     assert found['peak'] < 1000, found
 
 # metrics --------------------------------------------------------------------------------------------------------------
@@ -68,7 +69,7 @@ print(json.dumps(dict(ratios=found, grown=peak() - before)))'''
 
 def test_metrics_are_linear_and_lean():
     found = alone(METRICS, 100_000 if SOAK else 10_000)
-    assert max(found['ratios'].values()) <= 2.3 and found['grown'] < (600 if SOAK else 150), found
+    assert max(found['ratios'].values()) <= RATIO and found['grown'] < (600 if SOAK else 150), found
 
 # one long line --------------------------------------------------------------------------------------------------------
 
