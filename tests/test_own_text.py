@@ -225,7 +225,7 @@ def many_sentences(path, size):
 
 def test_reading_costs_little_more_than_tokenizing_and_then_nothing(tmp_path):
     got = measured(many_sentences(tmp_path/'a.txt', 2e6))
-    assert got['same'] and got['first'] < 3*got['loop'] + 1, got
+    assert got['same'] and got['first'] < 5*got['loop'] + 1, got
     assert got['second'] < got['first']/3, got
 
 
