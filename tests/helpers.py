@@ -202,3 +202,30 @@ def told(capsys, *words):
     line, = [line for line in said.err.splitlines() if line.startswith('textdiffusion:')]
     assert said.out == '' and 'Traceback' not in said.err
     return line
+
+# measured in a process of its own -------------------------------------------------------------------------------------
+
+PEAK = '''
+def peak():
+    # MB of this process; ru_maxrss would begin with its parent's
+    return int(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])/1024
+'''
+BEGIN = PEAK + '''
+import json, sys, time
+import torch
+torch.set_num_threads(1)
+def seconds(f, times=2):
+    "CPU seconds, the best of some"
+    def once():
+        start = time.process_time(); f()
+        return time.process_time() - start
+    return min(once() for _ in range(times))
+'''
+
+def alone(code, *args):
+    "What some code prints as JSON, in a process of its own on one core"
+    env = dict(os.environ, RAYON_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', OMP_NUM_THREADS='1')
+    command = [sys.executable, '-c', BEGIN + code, *map(str, args)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return json.loads(done.stdout.splitlines()[-1])

@@ -2,14 +2,13 @@
 import csv
 import json
 import os
-import subprocess
-import sys
 import time
 
 import datasets
 import pandas as pd
 import pytest
 import torch
+from helpers import alone
 
 from textdiffusion import corpora, corpus as corpus_module
 from textdiffusion.corpora import load_corpus, public_name
@@ -178,13 +177,12 @@ def test_a_cache_that_cannot_be_written_does_no_harm(tmp_path, kept_at_once, mon
 
 
 MEASURE = '''
-import json, resource, sys, time
 from transformers import PreTrainedTokenizerFast                                # not part of what is measured
 from textdiffusion.corpora import load_corpus
 from textdiffusion.files import own_text
-path, size = sys.argv[1], float(sys.argv[2])
+path = sys.argv[1]
 start = time.process_time(); corpus = load_corpus(path); first = time.process_time() - start
-peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/1024
+most = peak()
 start = time.process_time(); again = load_corpus(path); second = time.process_time() - start
 def plain():
     "What any reader has to do: read the lines, count the words, encode them"
@@ -195,16 +193,8 @@ def plain():
         n += sum(len(e.ids) for e in backend.encode_batch_fast(texts[i:i+10_000], add_special_tokens=False))
     return n
 start = time.process_time(); plain(); loop = time.process_time() - start
-print(json.dumps(dict(first=first, second=second, loop=loop, peak=peak, same=again.info == corpus.info)))
+print(json.dumps(dict(first=first, second=second, loop=loop, peak=most, same=again.info == corpus.info)))
 '''
-
-
-def measured(path):
-    "CPU seconds of loading, of loading again and of a plain loop, and peak MB of the first, on one core, alone"
-    one = dict(os.environ, RAYON_NUM_THREADS='1', TOKENIZERS_PARALLELISM='false', OMP_NUM_THREADS='1')
-    out = subprocess.run([sys.executable, '-c', MEASURE, str(path), '1'], env=one, capture_output=True, text=True)
-    assert out.returncode == 0, out.stderr
-    return json.loads(out.stdout)
 
 
 def many_sentences(path, size):
@@ -224,14 +214,14 @@ def many_sentences(path, size):
 
 
 def test_reading_costs_little_more_than_tokenizing_and_then_nothing(tmp_path):
-    got = measured(many_sentences(tmp_path/'a.txt', 2e6))
-    assert got['same'] and got['first'] < 5*got['loop'] + 1, got
+    got = alone(MEASURE, many_sentences(tmp_path/'a.txt', 2e6))
+    assert got['same'] and got['first'] < 3*got['loop'] + 1, got
     assert got['second'] < got['first']/3, got
 
 
 @pytest.mark.skipif(not os.environ.get('SOAK'), reason='100 MB, two minutes: SOAK=1')
 def test_a_hundred_megabytes(tmp_path):
-    got = measured(many_sentences(tmp_path/'a.txt', 100e6))
+    got = alone(MEASURE, many_sentences(tmp_path/'a.txt', 100e6))
     print(got)
     assert got['peak'] < 1200 and got['first'] < 50 and got['second'] < 5, got
 
