@@ -5,7 +5,7 @@ import torch
 from helpers import refused_at_once
 from textdiffusion.decoding_rules import best, chance
 from textdiffusion.confidence_decoding import Way
-from textdiffusion.dependence import BELIEFS, PRESETS, against, explained, facts, grid_row, ways
+from textdiffusion.dependence import BELIEFS, PRESETS, at_equal_calls, explained, facts, grid_row, ways
 from textdiffusion.records import headline
 from textdiffusion.shared_information import PairHead, Watched, listed_denoiser, sudoku_grids
 
@@ -37,7 +37,7 @@ def made(points):
 @pytest.mark.parametrize('calls, beside', [(6, .5), (7, .6), (8, .7), (20, .7), (2, .5)])
 def test_another_family_is_taken_at_as_many_calls(calls, beside):
     record = made([('one doubt', 'a', 8, .7), ('one doubt', 'b', 6, .5), ('head', '0.1', calls, .9)])
-    assert against(record, ('head', '0.1'), 'one doubt', 'whole').mean == pytest.approx(.9 - beside)
+    assert at_equal_calls(record, 'head', '0.1', 'whole', 'one doubt').mean == pytest.approx(.9 - beside)
 
 def test_what_is_explained():
     true = torch.tensor([0., 1., 2.])

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'LINES', 'ANSWER', 'ways', 'trained_head', 'explained', 'head_fit', 'grid_row',
-           'answer_figure', 'against', 'facts']
+           'answer_figure', 'facts']
 
 # %% ../nbs/07b_dependence.ipynb #64b5d995
 from functools import partial
@@ -12,7 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
-from .confidence_decoding import Way, calls_row
+from .confidence_decoding import CALLS, Way, at_equal_calls, calls_line, calls_row
 from textdiffusion.decoding_rules import (best, best_share, chance, entropy_budget, one_doubt, padded, sampler_nll,
     tallied)
 from textdiffusion.shared_information import (Hidden, PairHead, Watched, asked_pairs, foreseen_pairs, joint_budget,
@@ -126,15 +126,6 @@ LINES = {'one place': ('one random place', '.35', 'o'), 'cosine': ('random, cosi
          'pairs': ('shared: pairs by passes', 'C0', 's-'), 'head': ('shared: a head, no pass', 'C3', 'v-'),
          'joint': ('shared: jointly', 'C1', '*')}
 
-def _line(ax, record, arm, family, column):
-    "One family of rules: means over seeds against calls"
-    rows = [r for r in record['rows'] if r['arm'] == arm and r['family'] == family]
-    def means(key): return [estimate(rows, key, setting=w).mean for w in dict.fromkeys(r['setting'] for r in rows)]
-    if not rows: return
-    name, colour, style = LINES[family]
-    points = sorted(zip(means('text_calls' if column == 'kl' else 'calls'), means(column)))
-    ax.plot(*zip(*points), style, color=colour, label=name, ms=6, lw=1.4)
-
 # %% ../nbs/07b_dependence.ipynb #01e9ca38
 def answer_figure(record) -> object: # figure
     "Whole texts, and nats lost, against calls: three denoisers"
@@ -142,37 +133,18 @@ def answer_figure(record) -> object: # figure
     titles = dict(perfect='perfect denoiser', network='trained network', sudoku='sudoku, perfect denoiser')
     for column, (arm, title) in zip(axes.T, titles.items()):
         for family in LINES:
-            for ax, what in zip(column, ('whole', 'kl')): _line(ax, record, arm, family, what)
+            for ax, what in zip(column, ('whole', 'kl')): calls_line(ax, record, arm, family, what, LINES[family])
         column[0].set(title=title), column[1].set(xlabel='calls per text', ylim=(-.2, 5))
     axes[0, 0].set(ylabel='share of whole texts'), axes[1, 0].set(ylabel='nats lost per text, KL')
     handles = {name: h for ax in axes[0] for h, name in zip(*ax.get_legend_handles_labels())}
     fig.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=4, frameon=False, fontsize=9)
     return fig
 
-# %% ../nbs/07b_dependence.ipynb #489285c6
-def against(
-    record,
-    one:tuple,  # family and setting
-    other:str,  # a family, interpolated between its settings
-    column:str, # what is compared
-    arm='network',
-) -> Fact: # a difference, seed by seed
-    "One way against another family at as many calls, or at that family's fewest or most where it has no such number"
-    def of(key, **which): return values_by_seed(record['rows'], key, dict(arm=arm, **which))
-    asked = 'text_calls' if column == 'kl' else 'calls'           # of the texts that are priced, or of those written
-    settings = dict.fromkeys(r['setting'] for r in record['rows'] if r.get('family') == other and r['arm'] == arm)
-    own, calls = (of(key, family=one[0], setting=one[1]) for key in (column, asked))
-    found = [(of(asked, family=other, setting=s), of(column, family=other, setting=s)) for s in settings]
-    def beside(seed): return np.interp(calls[seed], *zip(*sorted((x[seed], y[seed]) for x, y in found)))
-    return fact(interval(own[s] - beside(s) for s in own), column, signed=True)
-
 # %% ../nbs/07b_dependence.ipynb #d4b008c0
-_CALLS = Unit('calls', 1, 1)
-
 def _at(record, arm, family, setting, column='whole') -> Fact:
     "A column of one way of writing"
     found = level(record['rows'], column, arm=arm, family=family, setting=setting)
-    unit = Unit('passes', 1, 0) if column == 'passes' else _CALLS if column.endswith('calls') else found.unit
+    unit = Unit('passes', 1, 0) if column == 'passes' else CALLS if column.endswith('calls') else found.unit
     return found._replace(unit=unit)
 
 # %% ../nbs/07b_dependence.ipynb #3dac76d9
@@ -184,8 +156,8 @@ def _believed(record) -> dict:
     a, b = (dict(arm='network', family=w[0], setting=w[1]) for w in (head, ('one place', '1 a call')))
     return dict(
         head_fit=fact(estimate([r for r in record['rows'] if r['arm'] == 'head'], 'head_fit'), 'share'),
-        pairs_loss=against(record, ('pairs', '0.1'), 'one doubt', 'kl'),
-        head_loss=against(record, head, 'one doubt', 'kl'),
+        pairs_loss=at_equal_calls(record, 'pairs', '0.1', 'kl', 'one doubt'),
+        head_loss=at_equal_calls(record, *head, 'kl', 'one doubt'),
         head_calls_share=fact(interval(calls[0][s]/calls[1][s] for s in calls[0]), 'share'),
         head_whole=fact(paired(record['rows'], 'whole', a, b), 'whole', signed=True))
 

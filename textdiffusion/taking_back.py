@@ -4,22 +4,22 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'REVISIONS', 'PRESETS', 'DRIFT', 'LINES', 'ANSWER', 'Way', 'for_good', 'with_revision', 'ways',
-           'answer_figure', 'at_equal_calls', 'ahead', 'facts']
+           'answer_figure', 'ahead', 'facts']
 
 # %% ../nbs/07c_taking_back.ipynb #b0e4c1a1
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 import matplotlib.pyplot as plt
-import numpy as np
 import torch
+from .confidence_decoding import CALLS, at_equal_calls, calls_line
 from .decoding_rules import best, best_share, chance, drawn_from, one_doubt, padded, tallied, tempered
 from .masked_diffusion import blank
-from .reading import Belief, Fact, Facts, Unit, fact, level
+from .reading import Belief, Fact, Facts, fact, level
 from .revision import (correcting, dfm_corrector, doubtful, looped, own, planned, remasking, remembered,
                                     rescaled, revise, while_held)
 from .schedules import mask_cosine
-from .statistics import above, below, estimate, interval, paired, values_by_seed, within
+from .statistics import above, below, interval, paired, values_by_seed, within
 from .unmasking import unmask
 
 # %% ../nbs/07c_taking_back.ipynb #b82c8df0
@@ -110,34 +110,13 @@ def answer_figure(record) -> object: # figure
     "Whole sentences, and nats from the entropy, against calls: the perfect denoiser and the network"
     fig, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, sharey='row', layout='constrained')
     for column, (arm, title) in zip(axes.T, dict(perfect='perfect denoiser', network='trained network').items()):
-        for family, (name, colour, style) in LINES.items():
-            rows = [r for r in record['rows'] if (r['arm'], r['family']) == (arm, family)]
-            points = sorted([estimate(rows, key, setting=s).mean for key in ('calls', 'whole', 'nll_minus_entropy')]
-                            for s in dict.fromkeys(r['setting'] for r in rows))
-            calls, *values = zip(*points)
-            for ax, y in zip(column, values): ax.plot(calls, y, style, color=colour, label=name, ms=5, lw=1.4)
+        for family, look in LINES.items():
+            for ax, what in zip(column, ('whole', 'nll_minus_entropy')): calls_line(ax, record, arm, family, what, look)
         column[0].set(title=title, ylim=(0, 1.03)), column[1].set(xlabel='calls per sentence')
         column[1].axhline(0, color='.35', lw=.8)
     axes[0, 0].set(ylabel='share of whole sentences'), axes[1, 0].set(ylabel='nats from the entropy')
     fig.legend(*axes[0, 0].get_legend_handles_labels(), loc='outside lower center', ncols=4, frameon=False, fontsize=9)
     return fig
-
-# %% ../nbs/07c_taking_back.ipynb #077ba026
-def at_equal_calls(
-    record, family:str, # of ways
-    setting:str, # of it
-    column:str='whole', # what is compared
-    arm='network',
-) -> Fact: # a difference
-    "Against random places at as many calls; more than one call a place help random places no more"
-    def of(family, key, setting): return values_by_seed(record['rows'], key, dict(arm=arm, family=family,
-                                                                                  setting=setting))
-    def beside(seed, calls):
-        points = sorted((of('random', 'calls', k)[seed], of('random', column, k)[seed])
-                        for k in ('4 steps', '8 steps', '1 a call'))
-        return np.interp(calls, *zip(*points))
-    calls, mine = of(family, 'calls', setting), of(family, column, setting)
-    return fact(interval(mine[s] - beside(s, calls[s]) for s in mine), column, signed=True)
 
 # %% ../nbs/07c_taking_back.ipynb #07949981
 def _between(record, column, one, other, arm='network') -> Fact:
@@ -158,8 +137,6 @@ does. With three times the calls of one random place each, ReMDM moves whole sen
 `0.7` makes {{cool}} whole in {{cool_calls}}. P2 makes {{p2}} whole, and little of it is new."""
 
 # %% ../nbs/07c_taking_back.ipynb #99e6488a
-_CALLS = Unit('calls', 1, 1)
-
 def _told(few, many) -> dict: # fact -> denoiser, family, setting, column
     "What prose says of single ways"
     one, net, cool = '1 a call', 'network', 'random, temperature 0.7'
@@ -184,7 +161,7 @@ def facts(record) -> Facts: # by name
     one, doubt, p2 = ('random', '1 a call'), ('one doubt', '0.1 nats'), ('P2, own scores', many)
     def at(arm, family, setting, column):
         found = level(record['rows'], column, arm=arm, family=family, setting=setting)
-        return found._replace(unit=_CALLS) if column == 'calls' else found
+        return found._replace(unit=CALLS) if column == 'calls' else found
     new = [values_by_seed(record['rows'], 'new', dict(arm='network', family=w[0], setting=w[1])) for w in (p2, one)]
     return Facts({name: at(*where) for name, where in _told(few, many).items()},
         early=at_equal_calls(record, 'ReMDM', few), late=at_equal_calls(record, 'ReMDM', many),
