@@ -12,7 +12,7 @@ from textdiffusion.checkout import entries
 ROOT = Path(__file__).resolve().parent.parent
 DROPPED = {'hide', 'default_exp'}
 ABOUT = re.compile(r'^-\s+([\w-]+):\s*(.+)\n?', re.M)       # the lines of a title cell, such as `- date: 2026-11-21`
-GUIDES = ('running', 'sampling', 'text', 'installing', 'changing')      # first; other pages of docs/ follow
+GUIDES = ('running', 'training', 'sampling', 'text', 'installing', 'changing')      # first; other pages of docs/ follow
 
 # --- pages ---
 
