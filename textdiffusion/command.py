@@ -47,6 +47,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"textdiffusion: {message}; see '{self.prog} --help'\n")
 
 # %% ../nbs/lib/90_command.ipynb #de137d04
+def _settings(p):
+    "The options that set parameters of an entry"
+    p.add_argument('--preset', help='smoke, cpu, long or gpu; default: what the machine affords')
+    p.add_argument('--corpus', help='such as restaurants or e2e; default: as the preset has it')
+    p.add_argument('--data-dir', help='folder with the text of a real corpus')
+    p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
+                   help='a parameter of the notebook, as -p steps 500 or -p steps=500; a wrong name lists them all')
+
 def parser() -> Parser: # of the whole command line
     "The options of `textdiffusion`"
     top = Parser(prog='textdiffusion', description='A journal on text diffusion: run its entries, read its records.')
@@ -55,12 +63,15 @@ def parser() -> Parser: # of the whole command line
     def add(name, text): return commands.add_parser(name, help=text, description=f'{text[0].upper()}{text[1:]}.')
     p = add('run', 'execute an entry, publish record and page in journal/; taken up again when it was killed')
     p.add_argument('entry', help='such as 05_anchor_loss, anchor_loss or 5')
-    p.add_argument('--preset', help='smoke, cpu, long or gpu; default: what the machine affords')
-    p.add_argument('--corpus', help='such as restaurants or e2e; default: as the preset has it')
-    p.add_argument('--data-dir', help='folder with the text of a real corpus')
-    p.add_argument('-p', nargs=2, action='append', default=[], metavar=('NAME', 'VALUE'),
-                   help='a parameter of the notebook, as -p steps 500 or -p steps=500; a wrong name lists them all')
+    _settings(p)
     p.add_argument('--keep-models', action='store_true', help='leave the trained models in the folder of the run')
+    p = add('sweep', 'run an entry at every point of a grid; the same command elsewhere is one more worker')
+    p.add_argument('entry', help='such as 05_anchor_loss, anchor_loss or 5')
+    p.add_argument('--grid', nargs='+', required=True, metavar='NAME=V1,V2', help='parameters and their values')
+    p.add_argument('--seeds', type=int, help='trainings per point')
+    _settings(p)
+    p.add_argument('--storage', metavar='URL', help='a database that all workers reach, as '
+                   'postgresql+psycopg://USER@HOST/DATABASE; default: a file in .runs')
     p = add('render', 'make pages from their records again, without training')
     p.add_argument('records', nargs='*', metavar='record', help='a path in journal/, or the name of the file')
     p.add_argument('--pinned', action='store_true', help='all pinned records')
@@ -80,7 +91,8 @@ def parser() -> Parser: # of the whole command line
 def _parameters(args):
     "What `run` is given: parameter -> value; one that is given twice is refused"
     given = [(k, literal(v)) for k, v in args.p]
-    given += [(k, v) for k in ('preset', 'corpus', 'data_dir') if (v := getattr(args, k)) is not None]
+    named = ('preset', 'corpus', 'data_dir', 'seeds')
+    given += [(k, v) for k in named if (v := getattr(args, k, None)) is not None]
     twice = {k for i, (k, _) in enumerate(given) if k in dict(given[:i])}
     if twice: raise ValueError(f"{', '.join(sorted(twice))} is given twice: leave one of them out")
     return dict(given)
@@ -93,6 +105,13 @@ def _render(args, root):
     paths = [root/'journal'/f"{find_record(n, root)['name']}.json" for n in names]
     for path in paths: print('Rendered', render(path, root).relative_to(root), flush=True)
 
+def _sweep(args, root):
+    "Run the points of a grid and print what came out; 1 where one failed"
+    from textdiffusion.sweeps import sweep
+    table, well = sweep(args.entry, args.grid, _parameters(args), root, args.storage)
+    print(table)
+    return int(not well)
+
 def _verify(args, root):
     "Verify the entries that are named; 1 where one failed or drifted"
     bad = 0
@@ -101,6 +120,7 @@ def _verify(args, root):
         print(f'{name}: {word}' + ''.join(f'\n    {row}' for row in found[:12]), flush=True)
     return int(bad)
 
+# %% ../nbs/lib/90_command.ipynb #listcmds1
 def listing(
     root:Path|None=None, # the checkout
 ) -> str: # two lines per entry
@@ -129,6 +149,7 @@ def _obey(args, root):
     "Do what was asked for; the status to leave with"
     if args.command in COMMANDS: return obey(args)
     if args.command == 'run': run(args.entry, _parameters(args), root, args.keep_models)
+    if args.command == 'sweep': return _sweep(args, root)
     if args.command == 'render': _render(args, root)
     if args.command == 'verify': return _verify(args, root)
     if args.command == 'list': print(listing(root))
