@@ -9,44 +9,31 @@ __all__ = ['bart_model', 'check_fit', 'small_bart', 'Infiller', 'infill', 'infil
 # %% ../nbs/lib/68_bart.ipynb #c068965d
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, BartConfig, BartForConditionalGeneration
+from transformers import BartConfig, BartForConditionalGeneration
 from transformers.modeling_outputs import BaseModelOutput
 
 from .corpora import load_corpus
-from .reading_text import hub_answers
 from .tokenizing import bpe_tokenizer
 from .models import time_features
 from .optimizers import muon_adamw
 from .stand_in import pretrain_stand_in
+from .weights import about_weights, kind_of_weights, whole_weights
 
 # %% ../nbs/lib/68_bart.ipynb #103b9cff
 def bart_model(
     name:str, # folder with a saved model, or a name on the hub
 ) -> Any: # BartForConditionalGeneration in eval mode
     "A pretrained BART with its decoder, whole; without code from elsewhere"
-    local = Path(name).is_dir() or not hub_answers()
-    try:
-        kind = AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False).model_type
-        if kind != 'bart': raise ValueError(f'it is a model of type {kind}')
-        bart, info = BartForConditionalGeneration.from_pretrained(
-            name, output_loading_info=True, local_files_only=local, trust_remote_code=False, use_safetensors=True,
-            dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise ValueError(
-            f"base_model {name!r} is not a BART that transformers can load without running code of its own "
-            f"({' '.join(str(error).split())[:160]}…); choose a folder with a saved BART, or a name such as "
-            'facebook/bart-base') from None
+    if (kind := kind_of_weights(name)) != 'bart': raise ValueError(
+        f'base_model {name!r} is not a BART, it is a model of type {kind}; choose a folder with a saved BART, or a '
+        'name such as facebook/bart-base')
     tied = ('final_logits_bias', 'lm_head.weight')      # zero, and the token table once more
-    if missing := sorted(k for k in info['missing_keys'] if k not in tied):
-        raise ValueError(f'base_model {name!r} lacks weights of a BART: '
-                         f'{", ".join(missing[:3])}, {len(missing)} in all')
-    return bart.eval()
+    return whole_weights(BartForConditionalGeneration, name, 'a BART', 'facebook/bart-base', tied)
 
 def check_fit(
     bart:Any, # from `bart_model`
@@ -165,7 +152,7 @@ def stand_in(
     torch.manual_seed(seed)
     if cfg.base_model:
         bart = bart_model(cfg.base_model).to(run.device)
-        return bart, dict(note='published weights', parameters=bart.num_parameters())
+        return bart, about_weights(cfg.base_model, bart)
     bart = small_bart(data.tokenizer, data.seq_len, cfg.width, cfg.layers, cfg.heads).to(run.device)
     special = [i for i in (data.pad_id, data.bos_id, data.eos_id) if i is not None]
     model, said = pretrain_stand_in(

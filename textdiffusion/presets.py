@@ -4,13 +4,12 @@
 
 # %% auto #0
 __all__ = ['PRESET_NAMES', 'CHECKS', 'one_of', 'resolve_preset', 'whole', 'number', 'yes_or_no', 'existing_folder', 'model_name',
-           'corpus_name', 'schedule_name', 'same_kind', 'literal', 'as_list', 'is_empty', 'checked', 'settle']
+           'corpus_name', 'schedule_name', 'same_kind', 'literal', 'as_list', 'is_empty', 'checked', 'sized', 'settle']
 
 # %% ../nbs/lib/80_presets.ipynb #7299de0c
 import difflib
 import math
 import os
-import re
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -91,12 +90,9 @@ def model_name(
     name:str, # of the parameter
     value:Any, # to be checked
 ) -> str: # absolute path of a saved model, or a hub name
-    "A folder with a saved model, or a name on the Hugging Face hub"
-    path = _expanded(name, value) if isinstance(value, str) else None
-    if path and (path/'config.json').is_file(): return str(path.resolve())
-    if path and not path.is_dir() and re.fullmatch(r'[\w-][\w.-]*(/[\w.-]+)?', value): return value
-    raise ValueError(f'{name} must be a folder with a saved model (config.json beside its weights) '
-                     f'or a name on the Hugging Face hub such as facebook/bart-base, not {value!r}')
+    "A folder with a saved model, the name of one below `TEXTDIFFUSION_WEIGHTS`, or a name on the hub"
+    from textdiffusion.weights import find_weights
+    return find_weights(name, value)
 
 # %% ../nbs/lib/80_presets.ipynb #e69e9cb1
 def corpus_name(
@@ -186,8 +182,17 @@ def checked(
     return value if is_empty(like) else same_kind(name, value, like)
 
 # %% ../nbs/lib/80_presets.ipynb #f5c4a794
+def sized(
+    preset:dict,     # parameter -> value; 'on': corpus -> parameter -> value; 'published': as a preset
+    corpus:str,      # its name
+    base_model='',   # as given: where it is not empty, 'published' goes before
+) -> dict:           # parameter -> value
+    "What a preset has for a corpus, and for published weights"
+    plainly = {k: v for k, v in preset.items() if k not in ('on', 'published')} | preset.get('on', {}).get(corpus, {})
+    return plainly | ({} if is_empty(base_model) else sized(preset.get('published', {}), corpus))
+
 def settle(
-    presets:dict, # preset -> parameter -> value; 'on' holds corpus -> parameter -> value, which goes before
+    presets:dict, # preset -> parameter -> value, and 'on' and 'published' as in `sized`
     *,
     preset:str='auto', # one of PRESET_NAMES
     choices:dict|None=None, # parameter -> its valid values; known without it: the arms of all presets
@@ -195,13 +200,11 @@ def settle(
 ) -> SimpleNamespace: # every parameter, by its name
     "Every parameter of a run, filled from the preset and checked; what is given goes first"
     name = one_of('preset', resolve_preset(preset), presets)
-    sized = [q for p in presets.values() for q in (p, *p.get('on', {}).values())]
-    arms = dict.fromkeys(a for q in sized for a in q.get('arms', ()))
+    arms = dict.fromkeys(a for p in presets.values() for q in (p, *p.get('on', {}).values()) for a in q.get('arms', ()))
     choices = {'arms': arms} | (choices or {})
-    default = {k: v for k, v in presets[name].items() if k != 'on'}
-    wanted = default['corpus'] if is_empty(given.get('corpus')) else given['corpus']
+    wanted = presets[name]['corpus'] if is_empty(given.get('corpus')) else given['corpus']
     corpus = checked('corpus', wanted, choices=choices.get('corpus'))
-    default |= presets[name].get('on', {}).get(corpus, {})
+    default = sized(presets[name], corpus, given.get('base_model'))
     values = given | default | {k: v for k, v in given.items() if not is_empty(v)}
     settled = {k: v if is_empty(v) else checked(k, v, default.get(k), choices.get(k)) for k, v in values.items()}
     return SimpleNamespace(**{'preset': name, 'corpus': corpus} | settled)

@@ -21,8 +21,10 @@ from matplotlib.figure import Figure
 from .plotting import label
 from .progress import duration
 from .comparing import drift
-from .records import damage_of, digest, pinned
+from .records import damage_of, pinned
+from .presets import sized
 from .statistics import Estimate, estimate, paired, within
+from .weights import digest
 
 # %% ../nbs/lib/84_reading.ipynb #3cf4333b
 class Unit(NamedTuple):
@@ -255,10 +257,11 @@ def command_of(
     presets:dict, # of its entry
 ) -> str: # to be typed in a checkout
     "The command that makes a record again"
-    default = presets.get(record['preset'], {})
-    default = default | default.get('on', {}).get(record['corpus'], {})
+    base = record['parameters'].get('base_model', '')
+    default = sized(presets.get(record['preset'], {}), record['corpus'], base)
     given = {k: v for k, v in record['parameters'].items() if k in default and v != default[k] and k != 'corpus'}
     written = {k: ','.join(map(str, v)) if isinstance(v, list) else v for k, v in given.items()}
+    if base.startswith('local@'): written['base_model'] = base.replace('local', 'FOLDER')
     usual = presets.get(record['preset'], {}).get('corpus')
     own = record.get('corpus_info', {}).get('source') == 'file'
     corpus = f" --corpus {'FILE' if own else record['corpus']}" if record['corpus'] != usual else ''

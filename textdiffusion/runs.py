@@ -26,11 +26,12 @@ from typing import Any
 
 from .checkout import (Entry, checkout, create_whole, entries, existing, find_entry, hold, read_json,
                                     settings, write_whole)
-from .presets import PRESET_NAMES, is_empty, one_of, settle
+from .presets import PRESET_NAMES, is_empty, one_of, settle, sized
 from .progress import BOARD, stage
 from .comparing import drift
-from .records import digest, pinned, read_pins, read_record, run_key, to_json
+from .records import pinned, read_pins, read_record, run_key, to_json
 from .screens import relay
+from .weights import digest
 
 # %% ../nbs/lib/86_runs.ipynb #kern0002
 def check_kernel() -> None:
@@ -238,7 +239,8 @@ def private_paths(
     *folders:str, # data_dir and a local base_model
 ) -> dict: # path -> what stands for it
     "The paths of this machine that no page may show"
-    words = {f: '(folder)' for f in (*folders, os.environ.get('TEXTDIFFUSION_DATA'), os.environ.get('HF_HOME')) if f}
+    known = map(os.environ.get, ('TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_WEIGHTS', 'HF_HOME'))
+    words = {f: '(folder)' for f in (*folders, *known) if f}
     words |= {str(root): '.', str(Path.home()): '~'}
     def forms(path): return {path, os.path.abspath(path), os.path.realpath(path)}
     return {form: word for path, word in words.items() for form in forms(path) if len(form) > 1}
@@ -295,8 +297,7 @@ def cleaned_page(
 # %% ../nbs/lib/86_runs.ipynb #rendercell
 def _given(record, entry, presets):
     "The parameters of the notebook that make a record, as far as they are not the preset's"
-    default = presets[record['preset']]
-    default = default | default.get('on', {}).get(record['corpus'], {})
+    default = sized(presets[record['preset']], record['corpus'], record['parameters'].get('base_model', ''))
     names = [k for k in parameter_names(entry) if k not in ('preset', 'data_dir', 'base_model')]
     known = record['parameters']
     return dict(preset=record['preset']) | {k: known[k] for k in names if k in known and known[k] != default.get(k)}
