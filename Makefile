@@ -55,4 +55,4 @@ $(STAMP): settings.ini setup.py constraints.txt
 	if [ -z "$$python" ]; then \
 	    echo "textdiffusion needs Python 3.11 or newer, and $(or $(PYTHON),python3) is: $$($(or $(PYTHON),python3) --version 2>&1). Name one: make test PYTHON=/path/to/python3.12" >&2; exit 1; fi; \
 	echo "setting up $(VENV) with $$($$python --version) (a few minutes)"; \
-	$$python -m venv $(VENV) && $(BIN)/pip install -q -c constraints.txt -e '.[dev,site]' && touch $(STAMP)
+	$$python -m venv $(VENV) && $(BIN)/pip install -q -c constraints.txt -e '.[dev,site,sweep]' && touch $(STAMP)
