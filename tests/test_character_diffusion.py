@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ROOT, call, needs_real_text, outputs
+from helpers import ROOT, call, needs_real_text, obeyed, outputs, refused_at_once
 from torch import nn
 
 from textdiffusion import character_diffusion, network_parts, tiny_diffusion_recipe
@@ -176,7 +176,7 @@ def test_what_does_not_fit_is_refused(name, given, said):
     assert module.check(smoke(module), load_corpus('restaurants')) is None
 
 def test_a_prompt_is_refused_before_a_kernel_starts():
-    done = call('textdiffusion', 'run', '06b', '--preset', 'smoke', '-p', 'prompt', 'é')
+    done = obeyed('run', '06b', '--preset', 'smoke', '-p', 'prompt', 'é')
     assert done.returncode == 2 and "lacks 'é'" in done.stderr and 'works in' not in done.stdout
 
 @needs_real_text
@@ -218,8 +218,7 @@ def test_one_arm_alone_runs_to_its_end(name, arm, tmp_path):
                                          (['-p', 'steps', '0'], 'steps must be a whole number'),
                                          (['--corpus', 'tiny'], "unknown corpus 'tiny'")])
 def test_the_command_refuses(given, said):
-    done = call('textdiffusion', 'run', '06b', '--preset', 'smoke', *given)
-    assert done.returncode == 2 and said in done.stderr
+    refused_at_once([said], 'run', '06b', '--preset', 'smoke', *given)
 
 @pytest.mark.parametrize('module', ENTRIES.values(), ids=ENTRIES)
 def test_presets_name_arms_that_exist(module):

@@ -89,4 +89,4 @@ def test_real_text_is_refused():
 @pytest.mark.parametrize('args, words', [(['-p', 'exact', '0'], ['exact']),
                                          (['--corpus', 'e2f'], ['restaurants-large'])])
 def test_a_wrong_parameter_is_refused(args, words):
-    refused_at_once(words, 'textdiffusion', 'run', '07_confidence_decoding', *args)
+    refused_at_once(words, 'run', '07_confidence_decoding', *args)

@@ -148,4 +148,4 @@ BAD = [(['-p', 'step', '3'], ['step', 'steps']), (['--corpus', 'shakespeare'], [
 
 @pytest.mark.parametrize('args, words', BAD, ids=lambda x: ' '.join(x))
 def test_a_wrong_parameter_is_refused(args, words):
-    refused_at_once(words, 'textdiffusion', 'run', '04_learned_rounding', *args)
+    refused_at_once(words, 'run', '04_learned_rounding', *args)

@@ -116,7 +116,7 @@ BAD = [(['-p', 'step', '3'], ['step', 'steps']), (['--corpus', 'wiki'], ['restau
 
 @pytest.mark.parametrize('args, words', BAD, ids=lambda x: x[-1])
 def test_a_wrong_parameter_is_refused(args, words):
-    refused_at_once(words, 'textdiffusion', 'run', '06_masked_diffusion', *args)
+    refused_at_once(words, 'run', '06_masked_diffusion', *args)
 
 def test_a_wrong_arm_is_refused():
-    refused_at_once(['unweighted'], 'textdiffusion', 'run', '06d_masked_recipe', '-p', 'arms', 'unwieghted')
+    refused_at_once(['unweighted'], 'run', '06d_masked_recipe', '-p', 'arms', 'unwieghted')

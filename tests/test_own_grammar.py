@@ -94,7 +94,7 @@ def test_a_command_refuses_a_bad_grammar_before_anything_is_written(tmp_path):
     bad.write_text('<Text> = they saw her duck | they saw <Thing>\n<Thing> = her duck/NOUN', 'utf-8')
     def runs(): return sorted((ROOT/'.runs').glob('*'))
     before = runs()
-    refused_at_once(['joke.grammar, line 1', "'they saw her duck'"], 'textdiffusion', 'run', '05', '--corpus', bad)
+    refused_at_once(['joke.grammar, line 1', "'they saw her duck'"], 'run', '05', '--corpus', bad)
     assert runs() == before
 
 # ---- what a file may say, and what becomes of it ---------------------------------------------------------------------

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from helpers import call, sentences, smoke_run
+from helpers import refused_at_once, smoke_run
 from textdiffusion import noise_prediction, sqrt_schedule
 from textdiffusion.lookup import cliff, easy_share, look_up_rate, nearer, time_of
 from textdiffusion.presets import settle
@@ -99,8 +99,7 @@ REFUSED = [(['-p', 'arms', 'sqrt-61'], 'did you mean sqrt-64'), (['-p', 'calls',
 
 @pytest.mark.parametrize('given, says', REFUSED)
 def test_bad_input_is_refused_before_a_kernel_starts(given, says):
-    out = call('textdiffusion', 'run', '03_sqrt_schedule', *given)
-    assert out.returncode == 2 and says in out.stderr and len(sentences(out.stderr)) == 1
+    refused_at_once([says], 'run', '03_sqrt_schedule', *given)
 
 def test_an_arm_alone_runs_to_its_end(tmp_path):
     "One that belongs to no sweep and is no arm of the preset"

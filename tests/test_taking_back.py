@@ -53,4 +53,4 @@ def test_presets_grow():
     assert size['smoke'] < size['cpu'] < size['long'] < size['gpu']
 
 def test_a_wrong_parameter_is_refused():
-    refused_at_once(['exact'], 'textdiffusion', 'run', '07c_taking_back', '-p', 'exact', '0')
+    refused_at_once(['exact'], 'run', '07c_taking_back', '-p', 'exact', '0')
