@@ -161,7 +161,8 @@ def made_on_saved_weights(record, folder, parameters):
     "A record of a run on a saved model says how large it is, and not where it was"
     said, = record['pretrained']
     assert said['note'] == 'published weights' and (said['name'], said['parameters']) == ('local', parameters)
-    assert record['parameters']['base_model'] == f"local@{said['fingerprint']}" and str(folder) not in json.dumps(record)
+    assert record['parameters']['base_model'] == f"local@{said['fingerprint']}"
+    assert str(folder) not in json.dumps(record)
 
 def overhead(sampler):
     "What a sampler, `(denoiser, z) -> anything`, costs beside the denoiser's calls, as their share: the best of three"

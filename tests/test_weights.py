@@ -1,6 +1,5 @@
 "Published weights: where they are found, what is refused before anything is trained, what a record says of them"
 import json
-import os
 import re
 import shutil
 
@@ -77,7 +76,8 @@ def no_tokenizer(folder):
     for path in folder.glob('tokenizer*'): path.unlink()
 
 BAD = {no_config: 'no config.json', config_no_json: 'no JSON', truncated: 'cannot be loaded',
-       renamed: 'lacks weights .*lm_head.dense.weight .*unexpected, lm_head.thick.weight', other_shape: 'cannot be loaded',
+       renamed: 'lacks weights .*lm_head.dense.weight .*unexpected, lm_head.thick.weight',
+       other_shape: 'cannot be loaded',
        only_a_pickle: 'only pytorch_model.bin, a pickle', a_gpt2: 'cannot be loaded as a masked language model',
        a_bart: 'model of type bart', another_vocabulary: 'do not belong together', no_tokenizer: 'without a tokenizer'}
 
@@ -99,8 +99,8 @@ def test_a_wrong_fingerprint_is_refused(saved):
 def test_the_command_writes_nothing(damaged, tmp_path):
     root = checkout_at(tmp_path/'checkout', '06c_pretrained_masks')
     only_a_pickle(damaged)
-    done = call('textdiffusion', 'run', '06c_pretrained_masks', '--preset', 'smoke', '-p', 'base_model', damaged, cwd=root,
-                env=environment(PYTHONPATH=str(root)))
+    done = call('textdiffusion', 'run', '06c_pretrained_masks', '--preset', 'smoke', '-p', 'base_model', damaged,
+                cwd=root, env=environment(PYTHONPATH=str(root)))
     assert done.returncode != 0 and 'a pickle, which is never opened' in done.stderr.strip().splitlines()[-1]
     assert not list(root.glob('.runs/*'))
 

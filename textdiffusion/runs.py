@@ -132,7 +132,8 @@ def _surroundings(root):
     def add(name, value, by): return by.join(filter(None, [value, os.environ.get(name)]))
     folders = {k: os.environ.get(k) for k in ('TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_WEIGHTS')}
     return dict({k: path and os.path.abspath(path) for k, path in folders.items()},
-                TEXTDIFFUSION_RUN=None, TEXTDIFFUSION_RECORD=None, MPLBACKEND=None, OMP_WAIT_POLICY=os.environ.get('OMP_WAIT_POLICY', 'PASSIVE'),
+                TEXTDIFFUSION_RUN=None, TEXTDIFFUSION_RECORD=None, MPLBACKEND=None,
+                OMP_WAIT_POLICY=os.environ.get('OMP_WAIT_POLICY', 'PASSIVE'),
                 PYTHONPATH=add('PYTHONPATH', str(root), os.pathsep),
                 PYTHONWARNINGS=add('PYTHONWARNINGS', 'ignore:IProgress', ','))
 
