@@ -17,7 +17,10 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BIN = Path(sys.executable).parent
 REAL_TEXT = os.environ.get('TEXTDIFFUSION_DATA')
+WEIGHTS = os.environ.get('TEXTDIFFUSION_WEIGHTS')
 needs_real_text = pytest.mark.skipif(not REAL_TEXT, reason='TEXTDIFFUSION_DATA is not set')
+needs_weights = pytest.mark.skipif(not (WEIGHTS and os.path.isdir(f'{WEIGHTS}/bert-tiny')),
+                                   reason='TEXTDIFFUSION_WEIGHTS is not set, or has no folder bert-tiny')
 
 # rules of each oracle language that leave a few hundred sentences, with every shape of text still in
 FEW = {'restaurants': '''
@@ -64,9 +67,9 @@ FEW = {'restaurants': '''
 '''}
 
 def environment(**more):
-    "The tests' environment as a reader would have it, without the real corpora"
+    "The tests' environment as a reader would have it, without the real corpora and published weights"
     env = {k: v for k, v in os.environ.items() if k not in ('IN_TEST', 'MPLBACKEND', 'TEXTDIFFUSION_DATA',
-                                                            'TEXTDIFFUSION_RUN')}
+                                                            'TEXTDIFFUSION_WEIGHTS', 'TEXTDIFFUSION_RUN')}
     return dict(env, OMP_NUM_THREADS='1', HF_HUB_OFFLINE='1', PATH=f'{BIN}:{env["PATH"]}') | more
 
 def call(*args, cwd=ROOT, env=None, **more):
@@ -170,7 +173,8 @@ def made_on_saved_weights(record, folder, parameters):
     "A record of a run on a saved model says how large it is, and not where it was"
     said, = record['pretrained']
     assert said['note'] == 'published weights' and (said['name'], said['parameters']) == ('local', parameters)
-    assert record['parameters']['base_model'] == f"local@{said['fingerprint']}" and str(folder) not in json.dumps(record)
+    assert record['parameters']['base_model'] == f"local@{said['fingerprint']}"
+    assert str(folder) not in json.dumps(record)
 
 def overhead(sampler):
     "What a sampler, `(denoiser, z) -> anything`, costs beside the denoiser's calls, as their share: the best of three"

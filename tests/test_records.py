@@ -102,7 +102,8 @@ def test_where_there_are_no_locks_it_is_said(tmp_path, monkeypatch):
 
 def test_the_key_stands_for_the_work_and_not_for_its_place(root, tmp_path_factory):
     entry, here, there = find_entry('1', root), tmp_path_factory.mktemp('here'), tmp_path_factory.mktemp('there')
-    for folder in (here, there): (folder/'config.json').write_text('{}')
+    for folder in (here, there):
+        for file in ('config.json', 'model.safetensors'): (folder/file).write_text('{}')
     def key(corpus=CORPUS, **given): return run_key(entry, settle(PRESETS, preset='cpu', **given), corpus, root)
     assert key() == key(data_dir=str(here)) == key(data_dir=str(there)) == key(steps=1000, base_model='')
     assert key(base_model=str(here)) == key(base_model=str(there)) != key()

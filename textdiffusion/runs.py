@@ -130,9 +130,10 @@ def _finish(folder, message):
 def _surroundings(root):
     "The environment of a kernel: variable -> value, None: unset"
     def add(name, value, by): return by.join(filter(None, [value, os.environ.get(name)]))
-    data = os.environ.get('TEXTDIFFUSION_DATA')
-    return dict(TEXTDIFFUSION_RUN=None, TEXTDIFFUSION_RECORD=None, TEXTDIFFUSION_DATA=data and os.path.abspath(data),
-                MPLBACKEND=None, OMP_WAIT_POLICY=os.environ.get('OMP_WAIT_POLICY', 'PASSIVE'),
+    folders = {k: os.environ.get(k) for k in ('TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_WEIGHTS')}
+    return dict({k: path and os.path.abspath(path) for k, path in folders.items()},
+                TEXTDIFFUSION_RUN=None, TEXTDIFFUSION_RECORD=None, MPLBACKEND=None,
+                OMP_WAIT_POLICY=os.environ.get('OMP_WAIT_POLICY', 'PASSIVE'),
                 PYTHONPATH=add('PYTHONPATH', str(root), os.pathsep),
                 PYTHONWARNINGS=add('PYTHONWARNINGS', 'ignore:IProgress', ','))
 

@@ -6,7 +6,7 @@
 __all__ = ['HUB_NAME', 'digest', 'folder_hash', 'weights_root', 'find_weights', 'whole_weights', 'kind_of_weights',
            'public_weights', 'about_weights']
 
-# %% ../nbs/lib/13_weights.ipynb #4f8290f3
+# %% ../nbs/lib/13_weights.ipynb #18d5e6b1
 import hashlib
 import itertools
 import json
@@ -15,10 +15,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
-from .reading_text import hub_answers
-
-# %% ../nbs/lib/13_weights.ipynb #31eff5c2
+# %% ../nbs/lib/13_weights.ipynb #1a9b34e0
 def digest(
     *parts:str|bytes, # in this order
 ) -> str: # 64 hexadecimal digits
@@ -36,7 +33,7 @@ def folder_hash(
     files = sorted(p for p in Path(path).rglob('*') if p.is_file())
     return digest(*itertools.chain(*((str(p.relative_to(path)), p.read_bytes()) for p in files)))
 
-# %% ../nbs/lib/13_weights.ipynb #9183e5b6
+# %% ../nbs/lib/13_weights.ipynb #6b30f312
 HUB_NAME = re.compile(r'[\w-][\w.-]*(/[\w.-]+)?') # bart-base, facebook/bart-base
 _WANTED = ('a folder with a saved model (config.json beside its weights), the name of one in the folder that '
            'TEXTDIFFUSION_WEIGHTS names, or a name on the Hugging Face hub such as facebook/bart-base')
@@ -62,7 +59,7 @@ def _whole_folder(label, folder):
                          'model.safetensors')
     return os.path.abspath(folder)
 
-# %% ../nbs/lib/13_weights.ipynb #e0aeeb0d
+# %% ../nbs/lib/13_weights.ipynb #e8c550b4
 def find_weights(
     label:str, # of the parameter, for the message
     value:str, # a folder or a name; behind an @, if you like, the first digits of its fingerprint
@@ -82,7 +79,7 @@ def find_weights(
         'other weights than you asked for; a pin is at least eight digits')
     return found
 
-# %% ../nbs/lib/13_weights.ipynb #a79e7def
+# %% ../nbs/lib/13_weights.ipynb #33f655a9
 def _listed(keys, most=3):
     "The first few names, and how many there are"
     return ', '.join(keys[:most]) + f', {len(keys)} in all'*(len(keys) > 1)
@@ -95,7 +92,9 @@ def whole_weights(
     tied:tuple=(),  # keys that a file may leave out, since they are others once more
 ) -> Any:           # the model in float32, in eval mode; `unused`: names of tensors that it has no place for
     "Pretrained weights from safetensors, whole and finite, without code of their own; a ValueError says why not"
+    import torch
     from safetensors import SafetensorError
+    from textdiffusion.reading_text import hub_answers
     how = dict(local_files_only=Path(name).is_dir() or not hub_answers(), output_loading_info=True, dtype=torch.float32)
     try: model, info = kind.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **how)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
@@ -111,19 +110,20 @@ def whole_weights(
     if model.unused: print(f'not used of the weights: {_listed(model.unused)}')
     return model.eval()
 
-# %% ../nbs/lib/13_weights.ipynb #eae0560b
+# %% ../nbs/lib/13_weights.ipynb #79f11040
 def kind_of_weights(
     name:str, # from `find_weights`
 ) -> str:     # such as bert, bart, roberta
     "What architecture the configuration of published weights names; code beside it is not run"
     from transformers import AutoConfig
+    from textdiffusion.reading_text import hub_answers
     local = Path(name).is_dir() or not hub_answers()
     try: return AutoConfig.from_pretrained(name, local_files_only=local, trust_remote_code=False).model_type
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error: raise ValueError(
         f'base_model {name!r} has no configuration of a model that transformers knows without running code of its own '
         f"({' '.join(str(error).split())[:160]}…)") from None
 
-# %% ../nbs/lib/13_weights.ipynb #0de174cd
+# %% ../nbs/lib/13_weights.ipynb #dade636e
 _LICENCES = {'Apache License': 'Apache-2.0', 'MIT License': 'MIT', 'BSD 3-Clause': 'BSD-3-Clause'}
 
 def _beside(folder):
