@@ -35,25 +35,25 @@ def test_every_way_fills_the_canvas_and_is_priced_as_it_says(name):
     assert ('kl' in row) == bool(way.price) and row['length'] >= 0
     if name[0] in ('drawn', 'drawn, ends last'):
         with pytest.raises(ValueError, match='drawn tokens'):
-            sampler_nll(noise, texts, begun(RUN, way, 4, 0), **how(RUN, way, 0))
+            sampler_nll(noise, texts, begun(RUN, way, 4, 0), **how(CORPUS, way, 0))
 
 def test_one_place_a_call_loses_nothing_with_the_perfect_denoiser():
     exact, texts = masked_oracle(CORPUS), CORPUS.test[:8]
     for (family, setting), way in WAYS.items():
         if setting == '1 a call' and family in ('from the left', 'entropy, ends last', 'random'):
-            nll, _ = sampler_nll(exact, texts, begun(RUN, way, 8, 0), **how(RUN, way, 0))
+            nll, _ = sampler_nll(exact, texts, begun(RUN, way, 8, 0), **how(CORPUS, way, 0))
             assert (nll - exact_nll(texts, CORPUS)).abs().max() < 1e-9
 
 def test_one_doubt_a_call_is_nearly_free_with_the_perfect_denoiser():
     exact, texts, way = masked_oracle(CORPUS), CORPUS.test[:48], WAYS['one doubt', '0.001 nats']
-    nll, calls = sampler_nll(exact, texts, begun(RUN, way, 48, 0), **how(RUN, way, 0))
+    nll, calls = sampler_nll(exact, texts, begun(RUN, way, 48, 0), **how(CORPUS, way, 0))
     assert (nll - exact_nll(texts, CORPUS)).mean().abs() < .01 and calls.double().mean() < 7
 
 def test_given_lengths_are_kept():
     z = begun(RUN, WAYS['drawn, lengths given', '1 a call'], 40, 3)
     ends = (z == CORPUS.eos_id)
     assert (ends.sum(1) == 1).all() and (z[:, 0] == CORPUS.bos_id).all() and (z == CORPUS.mask_id).any(1).all()
-    ids, _ = unmask(noise, z, **how(RUN, WAYS['drawn, lengths given', '1 a call'], 0))
+    ids, _ = unmask(noise, z, **how(CORPUS, WAYS['drawn, lengths given', '1 a call'], 0))
     assert (ids[ends] == CORPUS.eos_id).all()
     assert not (begun(RUN, WAYS['drawn', '1 a call'], 2, 0)[:, 1:] != CORPUS.mask_id).any()
 

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'LINES', 'ANSWER', 'CALLS', 'Way', 'ways', 'check', 'begun', 'calls_row', 'how',
-           'scored', 'way_row', 'calls_of', 'calls_line', 'answer_figure', 'at_equal_calls', 'facts']
+           'scored', 'way_row', 'calls_of', 'calls_line', 'answer_figure', 'at_equal_calls', 'of_way', 'facts']
 
 # %% ../nbs/07_confidence_decoding.ipynb #807b54ee
 from collections.abc import Callable
@@ -16,12 +16,12 @@ import torch
 from torch import Tensor
 from .masked_diffusion import blank, whole
 from .metrics import diversity, exact_nll, form_scores, oracle_scores
-from .reading import Belief, Fact, Facts, Unit, fact, level
+from .reading import Belief, Fact, Facts, Unit, difference, fact, level
 from .decoding_rules import (at_least, best, best_share, certainty, chance, drawn, drawn_from,
     entropy_budget, factor, from_left, held_back, klass, leftmost, likeliest, margin, nucleus, one_doubt, padded,
     sampler_nll, tallied, tempered)
 from .schedules import mask_cosine, mask_linear
-from .statistics import above, below, estimate, interval, paired, values_by_seed, within
+from .statistics import above, below, estimate, interval, values_by_seed, within
 from .unmasking import categorical, greedy, unmask
 
 # %% ../nbs/07_confidence_decoding.ipynb #7c2f1d52
@@ -107,14 +107,14 @@ def calls_row(
 
 # %% ../nbs/07_confidence_decoding.ipynb #05ad15b9
 def how(
-    run, way:Way, # the run, and how it writes
+    corpus, way:Way, # what is written (its seq_len, mask_id, eos_id and pad_id), and how
     seed,  # of all draws
 ) -> dict: # of `unmask`, its calls as `steps`
-    "A way as arguments of the loop"
-    corpus = run.corpus
+    "A way as arguments of the loop; where texts have an end, what is behind it is padding"
+    ends = corpus.eos_id is not None
     return dict(steps=way.cosine or corpus.seq_len, mask_id=corpus.mask_id, pick=way.pick,
                 alpha_bar=mask_cosine if way.cosine else mask_linear,
-                settle=padded(corpus.eos_id, corpus.pad_id, corpus.mask_id),
+                settle=padded(corpus.eos_id, corpus.pad_id, corpus.mask_id) if ends else lambda z: z,
                 generator=torch.Generator().manual_seed(seed))
 
 def scored(
@@ -135,11 +135,11 @@ def way_row(
     corpus, n, row = run.corpus, len(texts), dict(family=way.family, setting=way.setting, price=way.price)
     calls = torch.zeros(n, dtype=torch.long, device=run.device)
     ids, _ = unmask(model, begun(run, way, n, seed).to(run.device), choose=way.choose, write=tallied(calls),
-                    **how(run, way, seed))
+                    **how(corpus, way, seed))
     row |= calls_row(calls) | scored(ids.cpu(), corpus)
     if not way.price: return row
     start = begun(run, way, len(texts), seed).to(run.device)
-    nll, asked = sampler_nll(model, texts.to(run.device), start, **how(run, way, seed))
+    nll, asked = sampler_nll(model, texts.to(run.device), start, **how(corpus, way, seed))
     return row | dict(kl=(nll.cpu() - exact_nll(texts, corpus)).mean().item(), text_calls=asked.double().mean().item())
 
 # %% ../nbs/07_confidence_decoding.ipynb #8e237374
@@ -210,23 +210,24 @@ def at_equal_calls(
     return fact(interval(own[s] - beside(s) for s in own), column, signed=True)
 
 # %% ../nbs/07_confidence_decoding.ipynb #9bd0a426
-def _between(record, column, one, other, arm='network') -> Fact:
-    "By how much one way, (family, setting), differs from another, seed by seed"
-    a, b = (dict(arm=arm, family=w[0], setting=w[1]) for w in (one, other))
-    return fact(paired(record['rows'], column, a, b), column, signed=True)
+def of_way(
+    family:str, setting:str, # of the way
+    arm='network',
+) -> dict: # column -> value
+    "Which rows are those of a way of writing"
+    return dict(arm=arm, family=family, setting=setting)
 
 def _believed(record) -> dict:
     "The facts that decide the beliefs"
-    random, drawn, k = ('random', '1 a call'), ('drawn', '1 a call'), '2 a call'
-    new = [values_by_seed(record['rows'], 'new', dict(arm='network', family=w[0], setting=w[1]))
-           for w in (drawn, random)]
-    length = [values_by_seed(record['rows'], 'length', w) for w in (dict(arm='network', family='drawn, ends last'),
-                                                                    dict(arm='real'))]
+    rows, one = record['rows'], '1 a call'
+    new = [values_by_seed(rows, 'new', of_way(family, one)) for family in ('drawn', 'random')]
+    length = [values_by_seed(rows, 'length', w) for w in (of_way('drawn, ends last', one), dict(arm='real'))]
+    def between(column, setting, *families): return difference(rows, column, *(of_way(f, setting) for f in families))
     return dict(
-        drawn_gain=_between(record, 'whole', drawn, random),
+        drawn_gain=between('whole', one, 'drawn', 'random'),
         drawn_new=fact(interval(new[0][s]/new[1][s] for s in new[0]), 'share'),
-        entropy_loss=_between(record, 'kl', ('entropy', k), ('random', k)),
-        order_loss=_between(record, 'kl', ('entropy', '1 a call'), ('from the left', '1 a call')),
+        entropy_loss=between('kl', '2 a call', 'entropy', 'random'),
+        order_loss=between('kl', one, 'entropy', 'from the left'),
         held_length=fact(interval(length[0][s] - length[1][s] for s in length[0]), 'length', signed=True))
 
 # %% ../nbs/07_confidence_decoding.ipynb #a6c77254
@@ -257,11 +258,12 @@ _TOLD = dict(  # fact -> family, setting, column
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     at, sketch, doubt = partial(_at, record), ('threshold', '0.7'), ('one doubt', '0.1 nats')
+    taus = [of_way('threshold', tau) for tau in ('0.9', '0.5')]
     perfect = {f'p_{k}': at('perfect', *where) for k, where in _TOLD.items()}
     return Facts(_believed(record) | perfect,
         threshold_gain=at_equal_calls(record, *sketch, 'whole'), threshold_loss=at_equal_calls(record, *sketch, 'kl'),
-        tau_gain=_between(record, 'whole', ('threshold', '0.9'), ('threshold', '0.5')),
-        tau_calls=_between(record, 'calls', ('threshold', '0.9'), ('threshold', '0.5'))._replace(unit=CALLS),
+        tau_gain=difference(record['rows'], 'whole', *taus),
+        tau_calls=difference(record['rows'], 'calls', *taus)._replace(unit=CALLS),
         drawn=at('network', 'drawn'), drawn_share=at('network', 'drawn', column='new'),
         drawn_words=at('network', 'drawn', column='length'), real_words=level(record['rows'], 'length', arm='real'),
         cool=at('network', 'random, temperature 0.7'), cool_new=at('network', 'random, temperature 0.7', column='new'),

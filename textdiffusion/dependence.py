@@ -8,19 +8,19 @@ __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'LINES', 'ANSWER', 'ways', 'trained_he
 
 # %% ../nbs/07b_dependence.ipynb #64b5d995
 from functools import partial
+from types import SimpleNamespace
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from torch import Tensor
-from .confidence_decoding import CALLS, Way, at_equal_calls, calls_line, calls_row
+from .confidence_decoding import CALLS, Way, at_equal_calls, calls_line, calls_row, how, of_way
 from textdiffusion.decoding_rules import (best, best_share, chance, entropy_budget, one_doubt, padded, sampler_nll,
     tallied)
 from textdiffusion.shared_information import (Hidden, PairHead, Watched, asked_pairs, foreseen_pairs, joint_budget,
     pair_loss, shared_budget)
 from .optimizers import adamw
-from .reading import Belief, Fact, Facts, Unit, fact, level
-from .schedules import mask_cosine, mask_linear
-from .statistics import above, below, estimate, interval, paired, values_by_seed
+from .reading import Belief, Fact, Facts, Unit, difference, fact, level
+from .statistics import above, below, estimate, interval, values_by_seed
 from .training import fit
 from .unmasking import Prediction, unmask
 
@@ -109,14 +109,11 @@ def grid_row(
     grids:Tensor, # (N,16) all of them
 ) -> dict: # one row
     "Write as many grids as there are, and price each of them, on an empty board"
-    mask, n = watched.mask_id, len(grids)
-    empty, calls = torch.full_like(grids, mask), torch.zeros(n, dtype=torch.long)
-    def how(): return dict(steps=way.cosine or grids.shape[1], mask_id=mask, pick=way.pick,
-                           alpha_bar=mask_cosine if way.cosine else mask_linear,
-                           generator=torch.Generator().manual_seed(0))
-    ids, _ = unmask(watched, empty, write=tallied(calls), **how())
+    n, board = len(grids), SimpleNamespace(seq_len=grids.shape[1], mask_id=watched.mask_id, eos_id=None)
+    empty, calls = torch.full_like(grids, board.mask_id), torch.zeros(n, dtype=torch.long)
+    ids, _ = unmask(watched, empty, write=tallied(calls), **how(board, way, 0))
     right = (ids[:, None] == grids).all(-1).any(1).double().mean().item()
-    nll, asked = sampler_nll(watched, grids, empty, **how())
+    nll, asked = sampler_nll(watched, grids, empty, **how(board, way, 0))
     return dict(arm='sudoku', seed=0, family=way.family, setting=way.setting, price=way.price, whole=right,
                 kl=nll.mean().item() - float(np.log(n)), text_calls=asked.double().mean().item(), **calls_row(calls))
 
@@ -151,15 +148,13 @@ def _at(record, arm, family, setting, column='whole') -> Fact:
 def _believed(record) -> dict:
     "The facts that decide the beliefs"
     head, doubt = ('head', '0.1'), ('one doubt', '0.1')
-    calls = [values_by_seed(record['rows'], 'calls', dict(arm='network', family=w[0], setting=w[1]))
-             for w in (head, doubt)]
-    a, b = (dict(arm='network', family=w[0], setting=w[1]) for w in (head, ('one place', '1 a call')))
+    calls = [values_by_seed(record['rows'], 'calls', of_way(*w)) for w in (head, doubt)]
     return dict(
         head_fit=fact(estimate([r for r in record['rows'] if r['arm'] == 'head'], 'head_fit'), 'share'),
         pairs_loss=at_equal_calls(record, 'pairs', '0.1', 'kl', 'one doubt'),
         head_loss=at_equal_calls(record, *head, 'kl', 'one doubt'),
         head_calls_share=fact(interval(calls[0][s]/calls[1][s] for s in calls[0]), 'share'),
-        head_whole=fact(paired(record['rows'], 'whole', a, b), 'whole', signed=True))
+        head_whole=difference(record['rows'], 'whole', of_way(*head), of_way('one place', '1 a call')))
 
 # %% ../nbs/07b_dependence.ipynb #105d2e44
 _ARMS = dict(p='perfect', n='network', s='sudoku')

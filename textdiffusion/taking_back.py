@@ -12,14 +12,14 @@ from functools import partial
 from typing import NamedTuple
 import matplotlib.pyplot as plt
 import torch
-from .confidence_decoding import CALLS, at_equal_calls, calls_line
+from .confidence_decoding import CALLS, at_equal_calls, calls_line, of_way
 from .decoding_rules import best, best_share, chance, drawn_from, one_doubt, padded, tallied, tempered
 from .masked_diffusion import blank
-from .reading import Belief, Fact, Facts, fact, level
+from .reading import Belief, Facts, difference, fact, level
 from .revision import (correcting, dfm_corrector, doubtful, looped, own, planned, remasking, remembered,
                                     rescaled, revise, while_held)
 from .schedules import mask_cosine
-from .statistics import above, below, interval, paired, values_by_seed, within
+from .statistics import above, below, interval, values_by_seed, within
 from .unmasking import unmask
 
 # %% ../nbs/07c_taking_back.ipynb #b82c8df0
@@ -119,11 +119,6 @@ def answer_figure(record) -> object: # figure
     return fig
 
 # %% ../nbs/07c_taking_back.ipynb #07949981
-def _between(record, column, one, other, arm='network') -> Fact:
-    "By how much one way, (family, setting), differs from another, seed by seed"
-    a, b = (dict(arm=arm, family=w[0], setting=w[1]) for w in (one, other))
-    return fact(paired(record['rows'], column, a, b), column, signed=True)
-
 def ahead(
     record, setting:str, # of which steps
 ) -> str: # family
@@ -158,14 +153,13 @@ def _told(few, many) -> dict: # fact -> denoiser, family, setting, column
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     few, many = (f"{record['parameters']['calls'][i]} steps" for i in (0, -1))
-    one, doubt, p2 = ('random', '1 a call'), ('one doubt', '0.1 nats'), ('P2, own scores', many)
+    rows, doubt, best = record['rows'], of_way('one doubt', '0.1 nats'), ahead(record, few)
     def at(arm, family, setting, column):
-        found = level(record['rows'], column, arm=arm, family=family, setting=setting)
+        found = level(rows, column, **of_way(family, setting, arm))
         return found._replace(unit=CALLS) if column == 'calls' else found
-    new = [values_by_seed(record['rows'], 'new', dict(arm='network', family=w[0], setting=w[1])) for w in (p2, one)]
+    new = [values_by_seed(rows, 'new', of_way(*w)) for w in (('P2, own scores', many), ('random', '1 a call'))]
     return Facts({name: at(*where) for name, where in _told(few, many).items()},
         early=at_equal_calls(record, 'ReMDM', few), late=at_equal_calls(record, 'ReMDM', many),
         p2_new=fact(interval(new[0][s]/max(new[1][s], 1e-3) for s in new[0]), 'share'),
-        doubt_gain=_between(record, 'whole', ('ReMDM, by doubt', many), ('ReMDM', many)),
-        lead=_between(record, 'whole', doubt, (ahead(record, few), few)),
-        real_words=level(record['rows'], 'length', arm='real'))
+        doubt_gain=difference(rows, 'whole', of_way('ReMDM, by doubt', many), of_way('ReMDM', many)),
+        lead=difference(rows, 'whole', doubt, of_way(best, few)), real_words=level(rows, 'length', arm='real'))
