@@ -48,11 +48,12 @@ def postgres(tmp_path):
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     quiet = dict(cwd='/', stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **who)
-    subprocess.run([programs/'initdb', '-D', folder/'data', '-U', 'me', '-A', 'trust', '--no-sync'], check=True, **quiet)
-    server = subprocess.Popen([programs/'postgres', '-D', folder/'data', '-p', str(port), '-k', folder, '-h', '127.0.0.1'],
-                              **quiet)
+    subprocess.run([programs/'initdb', '-D', folder/'data', '-U', 'me', '-A', 'trust', '--no-sync'], check=True,
+                   **quiet)
+    where = ['-h', '127.0.0.1', '-p', str(port)]
+    server = subprocess.Popen([programs/'postgres', '-D', folder/'data', '-k', folder, *where], **quiet)
     try:
-        ready = [programs/'pg_isready', '-q', '-h', '127.0.0.1', '-p', str(port)]
+        ready = [programs/'pg_isready', '-q', *where]
         while subprocess.run(ready, **quiet).returncode: time.sleep(.1)
         yield f'postgresql+psycopg://me@127.0.0.1:{port}/postgres'
     finally:
@@ -98,7 +99,8 @@ def test_a_sweep_of_an_entry(tmp_path):
     (['--grid', 'lam=1', '--seeds', '0'], ['seeds']),
     (['--grid', 'seed=' + ','.join(map(str, range(300)))], ['300 points', '200']),
     (['--grid', 'lam=1', '--storage', 'nonsense'], ['--storage', "'nonsense'", 'sqlite:///FILE']),
-    (['--grid', 'lam=1', '--storage', 'postgresql+psycopg://me:secret@127.0.0.1:1/x'], ['me@127.0.0.1:1/x', 'cannot be used'])])
+    (['--grid', 'lam=1', '--storage', 'postgresql+psycopg://me:secret@127.0.0.1:1/x'],
+     ['me@127.0.0.1:1/x', 'cannot be used'])])
 def test_a_wrong_sweep_is_one_sentence(more, words, capsys):
     "Before anything is run, and without a password"
     assert main(['sweep', '05_anchor_loss', '--preset', 'smoke', *more]) == 2

@@ -211,7 +211,8 @@ def at_equal_calls(
 
 # %% ../nbs/07_confidence_decoding.ipynb #9bd0a426
 def of_way(
-    family:str, setting:str, # of the way
+    family:str,  # of the way
+    setting:str, # of it
     arm='network',
 ) -> dict: # column -> value
     "Which rows are those of a way of writing"

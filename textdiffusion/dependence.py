@@ -131,7 +131,7 @@ def answer_figure(record) -> object: # figure
     for column, (arm, title) in zip(axes.T, titles.items()):
         for family in LINES:
             for ax, what in zip(column, ('whole', 'kl')): calls_line(ax, record, arm, family, what, LINES[family])
-        column[0].set(title=title), column[1].set(xlabel='calls per text', ylim=(-.2, 5))
+        column[0].set(title=title), column[1].set(xlabel='calls: written above, held-out below', ylim=(-.2, 5))
     axes[0, 0].set(ylabel='share of whole texts'), axes[1, 0].set(ylabel='nats lost per text, KL')
     handles = {name: h for ax in axes[0] for h, name in zip(*ax.get_legend_handles_labels())}
     fig.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=4, frameon=False, fontsize=9)
@@ -165,7 +165,7 @@ _TOLD = dict(  # fact, its first letter the denoiser -> family, setting, columns
     s_pairs=('pairs', '0.02', 'calls'), s_cosine=('cosine', '4 calls', 'whole'), s_large=('pairs', '0.5', 'calls kl'),
     n_single=('one place', '1 a call', 'kl'), n_cosine=('cosine', '8 calls', 'kl'),
     n_small=('head', '0.02', 'text_calls kl'), n_doubt=('one doubt', '0.02', 'text_calls kl'),
-    n_doubt_more=('one doubt', '0.1', 'calls whole kl'),
+    n_doubt_more=('one doubt', '0.1', 'calls whole kl'), n_doubt_few=('one doubt', '0.5', 'text_calls kl'),
     n_head=('head', '0.1', 'calls whole kl'), n_pairs=('pairs', '0.1', 'calls kl passes'))
 
 def facts(record) -> Facts: # by name
@@ -175,7 +175,7 @@ def facts(record) -> Facts: # by name
     return Facts(_believed(record) | found)
 
 # %% ../nbs/07b_dependence.ipynb #4dcb3d3d
-ANSWER = """**Doubtful places that share little.** With perfect probabilities, a budget on what pairs of places share
-writes {{p_pairs_whole}} whole sentences in {{p_pairs_calls}}; one doubt takes {{p_doubt_calls}}, one random place each
-{{p_single_calls}}. A network's head foresees it at no extra pass: {{n_head_calls}} instead of {{n_doubt_more_calls}},
-{{n_head_whole}} whole instead of {{n_doubt_more_whole}}."""
+ANSWER = """**Those that share little.** With perfect probabilities a budget on what pairs share writes
+{{p_pairs_whole}} whole sentences in {{p_pairs_calls}}, *one doubt*, which sees single places, {{p_doubt_whole}} in
+{{p_doubt_calls}}. A network's head foresees it: {{n_head_calls}} instead of one doubt's {{n_doubt_more_calls}},
+{{n_head_whole}} whole, not {{n_doubt_more_whole}}; three seeds settle little."""

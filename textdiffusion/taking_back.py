@@ -129,7 +129,7 @@ def ahead(
 # %% ../nbs/07c_taking_back.ipynb #2259b51d
 ANSWER = """**Hardly.** At 8 steps *one doubt*, which takes nothing back, is {{lead}} ahead of the best sampler that
 does. With three times the calls of one random place each, ReMDM moves whole sentences by {{late}}; a temperature of
-`0.7` makes {{cool}} whole in {{cool_calls}}. P2 makes {{p2}} whole, and little of it is new."""
+`0.7` makes {{cool}} whole in {{cool_calls}}. P2 makes {{p2}} whole, of which {{p2_different}} differ."""
 
 # %% ../nbs/07c_taking_back.ipynb #99e6488a
 def _told(few, many) -> dict: # fact -> denoiser, family, setting, column

@@ -170,7 +170,7 @@ def _priced(record):
         found[number] = fact(interval(own), 'nats_per_token')
         if number in ('bound', 'left', 'pseudo', 'loss', 'loss_all', 'dullest'):
             found[f'{number}_ppl'] = fact(interval(map(math.exp, own)), Unit())
-        if number in ('bound', 'orders', 'left', 'pseudo', 'loss_all', 'loss_15'):
+        if number in ('bound', 'orders', 'left', 'pseudo', 'loss', 'loss_all', 'loss_15'):
             found[f'{number}_over'] = fact(interval(v - true.mean for v in own), 'nats_per_token', signed=True)
     return found | dict(true=true, true_ppl=fact(math.exp(true.mean), Unit()))
 
@@ -209,6 +209,7 @@ def facts(record) -> Facts: # by name
         orders_beside_bound=beside('orders', 'bound'), loss_beside_bound=beside('loss', 'bound'),
         pseudo_share=fact(interval(v/found['true'].mean for v in values('pseudo').values()), 'share'),
         single_beside_warm=beside('single', 'warm'), perfect_pseudo=perfect('pseudo'), perfect_loss=perfect('loss'),
+        real_price=fact(real, 'nats_per_token'),
         cool_beside_real=fact(interval(v - real for v in values('cool').values()), 'nats_per_token', signed=True))
 
 # %% ../nbs/06i_which_perplexity.ipynb #a0ec238f
@@ -216,7 +217,8 @@ import numpy as np
 from .plotting import panels
 ANSWER = """**Only the bound, the chains and a judge's price of real text can be compared.** The true
 perplexity of a token is {{true_ppl}}. The bound says {{bound_ppl}}, the left-to-right chain {{left_ppl}}. Impossibly
-low: pseudo-perplexity, {{pseudo_ppl}}, and with padding the unweighted loss, {{loss_all_ppl}}; {{loss_ppl}} without.
+low: pseudo-perplexity, {{pseudo_ppl}}, and with padding the unweighted loss, {{loss_all_ppl}}; without, it is too high,
+{{loss_ppl}}.
 One sentence, repeated, has generative perplexity {{dullest_ppl}}."""
 
 def _frame(ax, true):
