@@ -10,12 +10,13 @@ __all__ = ['VERDICTS', 'RELATIONS', 'answer', 'pinned_log', 'claim_text', 'judge
 import re
 from pathlib import Path
 
-from .checkout import checkout, entries, existing, hold, read_json, write_whole
+from .checkout import checkout, entries, hold, read_json, read_record
 from .presets import one_of
 from .reading import told
-from .records import find_record, read_pins, read_record, to_json
+from .records import find_record, read_pins, to_json
 from .runs import entry_module
 from .statistics import above, below, within
+from .whole_files import existing, write_whole
 
 # %% ../nbs/lib/88_claims.ipynb #15afc162
 def answer(

@@ -30,12 +30,17 @@ def read_text(
     if not text.strip(): raise ValueError(f'{path} is empty; expected text in UTF-8.')
     return text.replace('\r\n', '\n')
 
+def _read(file, path):
+    "The lines of an open file; a disk that cannot give them is an error that names the file"
+    try: yield from file
+    except OSError as error: raise OSError(error.errno, f'{path} cannot be read to its end: {error.strerror}') from None
+
 def utf8_lines(
     path:str|Path, # a text file of any length
 ) -> Iterator[tuple[int, str]]: # number of a line, from 1, and the line, ending in \n
     "The lines of a UTF-8 file, one at a time; another encoding and a NUL byte are errors that name the line"
     with open(path, 'rb') as file:
-        for n, raw in enumerate(file, 1):
+        for n, raw in enumerate(_read(file, path), 1):
             try: line = raw.decode('utf-8-sig' if n == 1 else 'utf-8')
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]

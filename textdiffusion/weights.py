@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from .reading_text import hub_answers
+from .screens import shown
 
 # %% ../nbs/lib/13_weights.ipynb #31eff5c2
 def digest(
@@ -69,13 +70,14 @@ def find_weights(
 ) -> str:      # absolute path of a folder, or a name on the hub
     "A saved model by the first way that has it: a folder, the folder of `TEXTDIFFUSION_WEIGHTS`, the hub"
     wanted, _, pin = value.partition('@') if isinstance(value, str) else ('', '', '')
-    try: path = Path(wanted).expanduser()
-    except RuntimeError: raise ValueError(f'{label} names the home folder of nobody here: {value!r}') from None
+    try: (path := Path(wanted).expanduser()).exists()
+    except RuntimeError: raise ValueError(f'{label} names the home folder of nobody here: {shown(value)}') from None
+    except (OSError, ValueError): raise ValueError(f'{label} cannot be a path here: {shown(value)}') from None
     named = bool(HUB_NAME.fullmatch(wanted))
     places = [path, *(root/wanted for root in [weights_root()] if root and named)]
     folder = next((p for p in places if wanted and p.is_dir()), None)
     if folder is None and named and not pin: return wanted
-    if folder is None: raise ValueError(f'{label} must be {_WANTED}, not {value!r}')
+    if folder is None: raise ValueError(f'{label} must be {_WANTED}, not {shown(value)}')
     found = _whole_folder(label, folder)
     if pin and not (len(pin) >= 8 and folder_hash(found).startswith(pin)): raise ValueError(
         f'{label}: the fingerprint of {wanted!r} begins with {folder_hash(found)[:12]}, not with {pin!r}: these are '
