@@ -15,7 +15,6 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-import torch
 
 # %% ../nbs/lib/05_reading_text.ipynb #27898194
 def read_text(
@@ -257,6 +256,7 @@ def stratified(
     seed:int=0,                      # of the shuffling
 ) -> dict[str, list[str]]:           # split -> texts, classes mixed
     "Shuffle and cut each class in the same proportions, whatever its order; a class too small for that is an error"
+    import torch
     generator, parts = torch.Generator().manual_seed(seed), {split: [] for split in shares}
     shuffled = lambda texts: [texts[i] for i in torch.randperm(len(texts), generator=generator)]
     for texts in classes:

@@ -15,7 +15,6 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from .reading_text import hub_answers
 from .screens import shown
 
@@ -98,6 +97,7 @@ def whole_weights(
 ) -> Any:           # the model in float32, in eval mode; `unused`: names of tensors that it has no place for
     "Pretrained weights from safetensors, whole and finite, without code of their own; a ValueError says why not"
     from safetensors import SafetensorError
+    import torch
     how = dict(local_files_only=Path(name).is_dir() or not hub_answers(), output_loading_info=True, dtype=torch.float32)
     try: model, info = kind.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **how)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
