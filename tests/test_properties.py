@@ -1,5 +1,5 @@
-"""What nobody wrote down by hand: any value for any parameter of any entry, records, pins, saved models and texts damaged
-at random. Each is taken, or refused in one sentence that says where; more of them under SOAK=1."""
+"""What nobody wrote down by hand: any value for any parameter of any entry, records, pins, saved models and texts
+damaged at random. Each is taken, or refused in one sentence that says where; more of them under SOAK=1."""
 import functools
 import importlib
 import inspect
@@ -58,7 +58,8 @@ ODD = ['', ' ', ',', '[]', '()', '[[]]', '{}', 'None', 'True', 'no', 'nan', '-in
 TYPED = st.one_of(st.sampled_from(ODD), st.integers().map(str), st.floats().map(str), st.text(max_size=30),
                   st.lists(st.integers(-9, 99), max_size=3).map(lambda x: ','.join(map(str, x)))).map(literal)
 GIVEN = st.recursive(st.one_of(TYPED, st.none(), st.booleans(), st.integers(), st.floats(), st.binary(max_size=5)),
-                     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=2), max_leaves=4)
+                     lambda x: st.lists(x, max_size=3) | st.dictionaries(st.text(max_size=3), x, max_size=2),
+                     max_leaves=4)
 
 def ends(check):
     "The declared range of a parameter, None where it is none of numbers"
@@ -81,11 +82,12 @@ def test_every_parameter_has_a_declared_range(name):
             assert key not in CHECKS or value in (None, '') or inside(key, value), (key, value)
 
 @pytest.mark.parametrize('name', ENTRIES)
-@tried(30)
+@tried(15)
 @given(data=st.data())
 def test_any_value_of_any_parameter_is_taken_or_refused_by_name(name, data):
     e = entry(name)
-    preset, key, value = data.draw(st.sampled_from(sorted(e.presets))), data.draw(st.sampled_from(e.names)), data.draw(GIVEN)
+    preset, key = data.draw(st.sampled_from(sorted(e.presets))), data.draw(st.sampled_from(e.names))
+    value = data.draw(GIVEN)
     begun = time.monotonic()
     try: taken = getattr(settle(e.presets, choices=e.choices, **(dict(preset=preset) | {key: value})), key)
     except ValueError as error: one_sentence(error, key)
@@ -95,9 +97,11 @@ def test_any_value_of_any_parameter_is_taken_or_refused_by_name(name, data):
 @functools.cache
 def at_hand(seq_len=None): return load_corpus('restaurants', seq_len)
 
-@pytest.mark.parametrize('name', [n for n in ENTRIES if hasattr(importlib.import_module(
-    f'textdiffusion.{ENTRIES[n].subject}'), 'check')])
-@tried(10)
+CHECKED = [n for n in ENTRIES if hasattr(importlib.import_module(f'textdiffusion.{ENTRIES[n].subject}'), 'check')]
+CUT = ('06c', '06g', '06h') # cut the text into pieces first, which takes seconds
+
+@pytest.mark.parametrize('name', [n for n in CHECKED if MORE > 1 or not n.startswith(CUT)])
+@tried(4)
 @given(data=st.data())
 def test_what_passed_alone_is_asked_together_with_the_text(name, data):
     "The entry's own check, with numbers from anywhere in their ranges: silent, or one sentence"
@@ -120,7 +124,8 @@ def test_a_value_without_a_table_is_of_the_kind_that_the_preset_has(value, like)
 # records and pins damaged by hand -------------------------------------------------------------------------------------
 
 ANYTHING = st.recursive(st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
-                        lambda x: st.lists(x, max_size=2) | st.dictionaries(st.text(max_size=4), x, max_size=2), max_leaves=4)
+                        lambda x: st.lists(x, max_size=2) | st.dictionaries(st.text(max_size=4), x, max_size=2),
+                        max_leaves=4)
 WHERE = [('entry',), ('preset',), ('corpus',), ('corpus_fingerprint',), ('parameters',), ('seeds',), ('date',), ('rows',),
          ('headline',), ('schema',), ('rows', 0), ('rows', 0, 'loss'), ('rows', 0, 'arm'), ('rows', 0, 'seed'),
          ('headline', 'name'), ('headline', 'value'), ('parameters', 'arms'), ('seconds',), ('device',)]
@@ -158,8 +163,9 @@ def asked(root):
     "Everything that reads the journal, by name"
     path = root/'journal/01_toy/one.json'
     return dict(list=lambda: listing(root), log=lambda: record_lines(root), read=lambda: read_record(path),
-                heading=lambda: heading_of(path), pin=lambda: pin('one', root=root), find=lambda: find_record('one', root),
-                headline=lambda: headline('01_toy', root), pinned=lambda: pinned('01_toy', 'cpu', 'restaurants', root),
+                heading=lambda: heading_of(path), pin=lambda: pin('one', root=root),
+                find=lambda: find_record('one', root), headline=lambda: headline('01_toy', root),
+                pinned=lambda: pinned('01_toy', 'cpu', 'restaurants', root),
                 pins=lambda: read_pins(root), gate=lambda: page_faults(path, root),
                 prepare=lambda: prepare('01_toy', dict(preset='cpu'), root))
 
@@ -179,13 +185,13 @@ def test_an_undamaged_journal_answers(toy):
     for name, ask in asked(toy).items(): assert ask() is not None, name
     assert heading_of(toy/'journal/01_toy/one.json').items() <= read_record(toy/'journal/01_toy/one.json').items()
 
-@tried(60)
+@tried(30)
 @given(text=damaged(RECORD, WHERE))
 def test_a_damaged_record_is_one_sentence(toy, text):
     laid(toy, record=text)
     answered(toy)
 
-@tried(40)
+@tried(20)
 @given(text=damaged(PINS, PIN_PLACES))
 def test_damaged_pins_are_one_sentence(toy, text):
     laid(toy, pins=text)
@@ -215,8 +221,7 @@ def test_other_files_of_the_journal(toy, name, text, capsys):
     try:
         answered(toy)
         for words in (['list'], ['log'], ['render', 'one'], ['render', '01_toy'], ['pin', 'one']):
-            if words[0] == 'render' and name == 'journal/claims.json': continue
-            if words[0] == 'render' and name == 'journal/damaged.json': continue
+            if words[0] == 'render' and name in ('journal/claims.json', 'journal/damaged.json'): continue    # not read
             main(words, toy)
             assert 'Traceback' not in capsys.readouterr().err
     finally: (toy/name).unlink() if before is None else (toy/name).write_text(before, encoding='utf-8')
@@ -227,7 +232,8 @@ def test_other_files_of_the_journal(toy, name, text, capsys):
 def models(corpus, tmp_path_factory):
     "kind -> the folder of a saved model"
     root = tmp_path_factory.mktemp('models')
-    return {kind: save_model(new_model(corpus, kind), root/kind, corpus.tokenizer) for kind in ('masked', 'vectors', 'causal')}
+    return {kind: save_model(new_model(corpus, kind), root/kind, corpus.tokenizer)
+            for kind in ('masked', 'vectors', 'causal')}
 
 @st.composite
 def spoilt(draw):
@@ -261,7 +267,7 @@ def spoilt(draw):
                          data[:at] + bytes([n % 256]) + data[at+1:])
     return dict(tensor=tensor, config=config, file=file, bytes=raw)[which]
 
-@tried(60)
+@tried(40)
 @given(kind=st.sampled_from(['masked', 'vectors', 'causal']), spoil=spoilt())
 def test_a_damaged_model_is_whole_or_one_sentence(models, kind, spoil):
     "It is read, and then writes; or it is refused in a sentence that names its folder"
@@ -285,8 +291,8 @@ NAMED = {'e2e': ('e2e/trainset.csv', 'mr,ref\n' + ''.join(f'"name[a{i}]",{q}\n' 
          'wikitext2': ('wikitext-2/train.txt', ''.join(f' {r} \n' for r in ROWS)*3),
          'tiny_shakespeare': ('tiny_shakespeare/input.txt', '\n'.join(ROWS)*2),
          'rotten_tomatoes': ('rotten_tomatoes/rt-polarity.pos', '\n'.join(ROWS) + '\n')}
-BESIDE = {'e2e': ['e2e/devset.csv', 'e2e/testset_w_refs.csv'], 'wikitext2': ['wikitext-2/valid.txt', 'wikitext-2/test.txt'],
-          'rotten_tomatoes': ['rotten_tomatoes/rt-polarity.neg']}
+BESIDE = {'e2e': ['e2e/devset.csv', 'e2e/testset_w_refs.csv'],
+          'wikitext2': ['wikitext-2/valid.txt', 'wikitext-2/test.txt'], 'rotten_tomatoes': ['rotten_tomatoes/rt-polarity.neg']}
 
 @st.composite
 def harmed(draw, text):
@@ -294,8 +300,8 @@ def harmed(draw, text):
     data = text.encode()
     for _ in range(draw(st.integers(1, 3))):
         a, n = draw(st.integers(0, len(data))), draw(st.integers(0, 40))
-        new = draw(st.sampled_from([b'', b'', data[a:a+n]*2, b'\xff', b'\0', b'"', b'""', b'\r', b'\n\n', b',', b'\t', b'{',
-                                    b'\\ud800', '\ufeff'.encode(), '\u2028'.encode(), 'Ã©'.encode(), b'\x1a']))
+        new = draw(st.sampled_from([b'', b'', data[a:a+n]*2, b'\xff', b'\0', b'"', b'""', b'\r', b'\n\n', b',',
+                                    b'\t', b'{', b'\\ud800', '\ufeff'.encode(), '\u2028'.encode(), 'Ã©'.encode(), b'\x1a']))
         data = data[:a] if draw(st.integers(0, 19)) == 0 else data[:a] + new + data[a+n:]
     return draw(st.sampled_from([data, data, data, data.decode('utf-8', 'replace').encode('utf-16'), b'', data[::-1]]))
 

@@ -18,9 +18,9 @@ import pytest
 from helpers import BIN, checkout_at, environment
 
 pytestmark = pytest.mark.skipif(not os.environ.get('SOAK'), reason='half an hour: SOAK=1')
-# sampled vectors, one after the other; batches and levels; stand-ins for BART and BERT; two of a kind with judges
-ENTRIES = ('04b_width', '06g_batch_and_levels', '01_bart_x0', '05_anchor_loss', '06_masked_diffusion',
-           '06c_pretrained_masks')
+# vectors of several widths, and with anchors; stand-ins for BART and BERT; masks, by batches and by recipe
+ENTRIES = ('04b_width', '06g_batch_and_levels', '01_bart_x0', '05_anchor_loss', '06c_pretrained_masks',
+           '06d_masked_recipe')
 KILLS = int(os.environ.get('SOAK_KILLS', 24)) # of all entries together
 # of a record, what is not its result
 TIMED = ('seconds', 'minutes', 'step_times', 'attempts', 'date', 'commit', 'threads', 'device')
