@@ -78,6 +78,8 @@ def test_render_gives_the_same_page_and_verify_finds_what_drifted(root, capsys):
                                                   root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
     path.with_suffix('.ipynb').unlink()
     assert main(['render', path.name], root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
+    path.with_suffix('.ipynb').unlink()                            # all that is pinned of an entry, by any of its names
+    assert main(['render', 'toy'], root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
     assert main(['verify', '1', '--preset', 'cpu'], root) == 0 and '01_toy: matched' in capsys.readouterr().out
     assert main(['verify', '--preset', 'long'], root) == 0 and '01_toy: ran' in capsys.readouterr().out
     path.write_text(path.read_text().replace('0.6667', '0.7'))
@@ -101,7 +103,7 @@ REFUSED = [
     ('run 1 -p seeds [0,1]', 'seeds [0,1]'), ('run 1 --data-dir nowhere', 'data_dir nowhere'),
            ('run 1 -p steps 5 -p steps 6', 'steps twice'),
     ('run 1 -p steps=0', 'steps whole'), ('run 1 -p steps=5 -p steps 6', 'steps twice'),
-    ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'),
+    ('render 1', '01_toy pinned records'), ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'),
            ('render nothing', 'nothing log'),
     ('verify 2', "entry '2' 01_toy"), ('verify 1 --preset tiny', 'preset tiny')]
 

@@ -17,6 +17,10 @@ from pathlib import Path
 from typing import Any
 
 # %% ../nbs/lib/05_reading_text.ipynb #27898194
+def _nul(path, line):
+    "The error for a byte that no text has"
+    return ValueError(f'{path}: line {line} has a NUL byte, as no text file has; expected text in UTF-8.')
+
 def read_text(
     path:str|Path, # a text file
 ) -> str:          # its text, without byte-order mark, lines ending in \n
@@ -27,6 +31,7 @@ def read_text(
         line, byte = error.object.count(b'\n', 0, error.start)+1, error.object[error.start]
         raise ValueError(f'{path}: line {line} is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8.') from None
     if not text.strip(): raise ValueError(f'{path} is empty; expected text in UTF-8.')
+    if (nul := data.find(0)) >= 0: raise _nul(path, data.count(b'\n', 0, nul) + 1)
     return text.replace('\r\n', '\n')
 
 def _read(file, path):
@@ -45,8 +50,7 @@ def utf8_lines(
                 byte = error.object[error.start]
                 raise ValueError(
                     f'{path}: line {n} is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8.') from None
-            if '\0' in line:
-                raise ValueError(f'{path}: line {n} has a NUL byte, as no text file has; expected text in UTF-8.')
+            if '\0' in line: raise _nul(path, n)
             yield n, line.replace('\r\n', '\n')
 
 # %% ../nbs/lib/05_reading_text.ipynb #b128286e
