@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from unittest import mock
 
@@ -219,6 +219,70 @@ def told(capsys, *words):
     line, = [line for line in said.err.splitlines() if line.startswith('textdiffusion:')]
     assert said.out == '' and 'Traceback' not in said.err
     return line
+
+# a toy entry ----------------------------------------------------------------------------------------------------------
+
+MODULE = '''
+from textdiffusion.reading import Facts, level
+SIZES = dict(corpus='restaurants', seeds=1, steps=10, lam=.1, arms=['baseline', 'best'], schedule='sqrt')
+PRESETS = {p: SIZES for p in ('smoke', 'cpu', 'long', 'gpu')}
+ARMS = {'baseline': 1, 'best': 2, 'other': 3}
+DRIFT = dict(tol=dict(loss=.01))
+ANSWER = 'The loss is {{loss}}.'
+def facts(record): return Facts(loss=level(record['rows'], 'loss', arm='best'))
+'''
+TITLE = '# A toy\n> Does it run?\n- date: 2026-11-21'
+PARAMETERS = '\n'.join(f'{k} = {v}' for k, v in dict(preset="'auto'", corpus="''", seeds=None, steps=None, lam=None,
+                                                     arms="''", schedule="''",
+                                                     data_dir="''").items())
+BEGIN_TOY = '''
+import os, sys, time
+from types import SimpleNamespace
+from toylib.toy import ARMS, PRESETS
+from textdiffusion.records import attempts, begin
+run = begin('01_toy', PRESETS, choices={'arms': ARMS}, preset=preset, corpus=corpus, seeds=seeds, steps=steps, lam=lam,
+            arms=arms, schedule=schedule, data_dir=data_dir)
+info = dict(source='oracle', wrap='sentences padded', L=8, V=9, cut=dict(train=0.), oov=dict(test=0.),
+            fingerprint='f1e2')
+run.__dict__['corpus'] = SimpleNamespace(name=run.cfg.corpus, fingerprint='f1e2', info=info)'''
+WORK = '''
+def experiment(run):
+    run.announce(10, 1)
+    print('data in', run.cfg.data_dir, 'notebook in', os.getcwd())
+    print('a', 'warning', file=sys.stderr)
+    one = run.cached('one', lambda: dict(pid=os.getpid(), loss=1/3))
+    folder = run.folder_of('two')
+    if os.environ.get('TOY') == 'sleep' and attempts(run) == 1: time.sleep(600)
+    if os.environ.get('TOY') == 'die': os._exit(1)
+    if os.environ.get('TOY') == 'raise': raise RuntimeError('out of luck')
+    two = run.cached('two', lambda: dict(pid=os.getpid(), loss=2/3))
+    return dict(rows=[dict(arm='best', seed=0, loss=two['loss'])], samples=[run.cfg.data_dir], steps_done=10,
+                weights={'one': 'a1'}, headline=dict(name='loss', value=two['loss']), pids=[one['pid'], two['pid']])
+record = run.record(experiment)'''
+SHOW = "print('loss', record['rows'][0]['loss'])"
+
+def code(i, source, *tags):
+    "A code cell"
+    return dict(cell_type='code', id=i, source=source.strip(), outputs=[], execution_count=None,
+                metadata=dict(tags=list(tags)) if tags else {})
+
+@contextmanager
+def toy_checkout(root):
+    "A checkout with one toy entry, for a while the one whose modules are imported"
+    for folder in ('nbs', 'toylib', 'journal'): (root/folder).mkdir(parents=True)
+    (root/'settings.ini').write_text('[DEFAULT]\nlib_name = textdiffusion\nlib_path = toylib\n')
+    (root/'toylib/toy.py').write_text(MODULE)
+    (root/'journal/claims.json').write_text('[]')
+    cells = [dict(cell_type='markdown', id='title', metadata={}, source=TITLE), code('knobs', PARAMETERS, 'parameters'),
+             code('begin', BEGIN_TOY), code('work', WORK), code('show', SHOW)]
+    kernelspec = dict(name='python3', display_name='python3', language='python')
+    (root/'nbs/01_toy.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernelspec), nbformat=4,
+                                                         nbformat_minor=5)))
+    before = list(sys.path)
+    try: yield root
+    finally:
+        sys.path[:] = before
+        for name in ('toylib', 'toylib.toy'): sys.modules.pop(name, None)
 
 # measured in a process of its own -------------------------------------------------------------------------------------
 

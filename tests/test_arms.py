@@ -1,13 +1,16 @@
-"""Every arm of every entry runs alone to its end at smoke size: a few of them each day, all by `make soak`."""
+"""Every arm of every entry alone, and every entry on every corpus that it takes, runs to its end at smoke size: a few of
+them each day, all by `make soak`."""
 import datetime
 import importlib
 import os
 import random
 
 import pytest
-from helpers import ROOT, call
+from helpers import REAL_TEXT, ROOT, call, environment
 
 from textdiffusion.checkout import entries
+from textdiffusion.corpora import CORPORA
+from textdiffusion.runs import prepare
 
 def alone():
     "(entry, arm) of everything that can be trained alone"
@@ -23,4 +26,19 @@ def test_an_arm_runs_alone(entry, arm, tmp_path):
     page = tmp_path/'page.ipynb'
     done = call('papermill', ROOT/f'nbs/{entry}.ipynb', page, '-p', 'preset', 'smoke', '-p', 'arms', arm,
                 '--no-progress-bar')
+    assert done.returncode == 0, done.stderr[-1500:]
+
+# the corpora whose text is at hand; restaurants is what every entry runs on anyway
+AT_HAND = [c for c in CORPORA if c not in ('restaurants', 'imdb') and (REAL_TEXT or c == 'restaurants-large')]
+PAIRS = [(entry, corpus) for entry in entries(ROOT) for corpus in AT_HAND]
+
+ONE = random.Random(datetime.date.today().toordinal()).sample(PAIRS, 1)
+
+@pytest.mark.parametrize('entry, corpus', PAIRS if os.environ.get('SOAK') else ONE)
+def test_an_entry_runs_on_every_corpus_that_it_takes(entry, corpus, tmp_path):
+    "What `prepare` lets through ends well; what it refuses is refused in one sentence, before a kernel starts"
+    try: prepare(entry, dict(preset='smoke', corpus=corpus), ROOT)
+    except ValueError as error: return corpus in str(error) or pytest.fail(str(error))
+    done = call('papermill', ROOT/f'nbs/{entry}.ipynb', tmp_path/'page.ipynb', '-p', 'preset', 'smoke', '-p', 'corpus',
+                corpus, '--no-progress-bar', env=environment(**(dict(TEXTDIFFUSION_DATA=REAL_TEXT) if REAL_TEXT else {})))
     assert done.returncode == 0, done.stderr[-1500:]

@@ -10,7 +10,7 @@ import pytest
 
 from helpers import PEAK, alone
 
-from textdiffusion import records
+from textdiffusion import checkout
 from textdiffusion.command import listing, record_lines
 from textdiffusion.records import find_record, headline, pinned, to_json
 
@@ -101,8 +101,8 @@ def journal(root, n):
 
 def test_a_page_reads_its_own_record_and_a_list_no_rows(tmp_path, monkeypatch):
     root, read = journal(tmp_path/'a', 30), []
-    whole = records.read_json
-    monkeypatch.setattr(records, 'read_json', lambda path: read.append(Path(path).name) or whole(path))
+    whole = checkout.read_json
+    monkeypatch.setattr(checkout, 'read_json', lambda path: read.append(Path(path).name) or whole(path))
     assert headline('01_toy', root)['name'] == pinned('01_toy', 'cpu', 'restaurants', root)['name'] == '01_toy/00003'
     assert find_record('00007', root)['name'] == '01_toy/00007'
     assert [n for n in read if n[0] == '0'] == ['00003.json', '00003.json', '00007.json']

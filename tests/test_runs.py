@@ -13,77 +13,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from helpers import sentences
+from helpers import sentences, toy_checkout
 
 from textdiffusion import corpora
 from textdiffusion.command import main
-from textdiffusion.records import KEYS, to_json
+from textdiffusion.checkout import KEYS
+from textdiffusion.records import to_json
 from textdiffusion.runs import check_kernel
 
 BIN = Path(sys.executable).parent
-MODULE = '''
-from textdiffusion.reading import Facts, level
-SIZES = dict(corpus='restaurants', seeds=1, steps=10, lam=.1, arms=['baseline', 'best'], schedule='sqrt')
-PRESETS = {p: SIZES for p in ('smoke', 'cpu', 'long', 'gpu')}
-ARMS = {'baseline': 1, 'best': 2, 'other': 3}
-DRIFT = dict(tol=dict(loss=.01))
-ANSWER = 'The loss is {{loss}}.'
-def facts(record): return Facts(loss=level(record['rows'], 'loss', arm='best'))
-'''
-TITLE = '# A toy\n> Does it run?\n- date: 2026-11-21'
-PARAMETERS = '\n'.join(f'{k} = {v}' for k, v in dict(preset="'auto'", corpus="''", seeds=None, steps=None, lam=None,
-                                                     arms="''", schedule="''",
-                                                     data_dir="''").items())
-BEGIN = '''
-import os, sys, time
-from types import SimpleNamespace
-from toylib.toy import ARMS, PRESETS
-from textdiffusion.records import attempts, begin
-run = begin('01_toy', PRESETS, choices={'arms': ARMS}, preset=preset, corpus=corpus, seeds=seeds, steps=steps, lam=lam,
-            arms=arms, schedule=schedule, data_dir=data_dir)
-info = dict(source='oracle', wrap='sentences padded', L=8, V=9, cut=dict(train=0.), oov=dict(test=0.),
-            fingerprint='f1e2')
-run.__dict__['corpus'] = SimpleNamespace(name=run.cfg.corpus, fingerprint='f1e2', info=info)'''
-WORK = '''
-def experiment(run):
-    run.announce(10, 1)
-    print('data in', run.cfg.data_dir, 'notebook in', os.getcwd())
-    print('a', 'warning', file=sys.stderr)
-    one = run.cached('one', lambda: dict(pid=os.getpid(), loss=1/3))
-    folder = run.folder_of('two')
-    if os.environ.get('TOY') == 'sleep' and attempts(run) == 1: time.sleep(600)
-    if os.environ.get('TOY') == 'die': os._exit(1)
-    if os.environ.get('TOY') == 'raise': raise RuntimeError('out of luck')
-    two = run.cached('two', lambda: dict(pid=os.getpid(), loss=2/3))
-    return dict(rows=[dict(arm='best', seed=0, loss=two['loss'])], samples=[run.cfg.data_dir], steps_done=10,
-                weights={'one': 'a1'}, headline=dict(name='loss', value=two['loss']), pids=[one['pid'], two['pid']])
-record = run.record(experiment)'''
-SHOW = "print('loss', record['rows'][0]['loss'])"
-
-def code(i, source, *tags):
-    "A code cell"
-    return dict(cell_type='code', id=i, source=source.strip(), outputs=[], execution_count=None,
-                metadata=dict(tags=list(tags)) if tags else {})
-
 @pytest.fixture
 def root(tmp_path, monkeypatch):
     "A checkout with one toy entry, and a corpus that loads at once"
-    root = tmp_path/'toy'
-    for folder in ('nbs', 'toylib', 'journal'): (root/folder).mkdir(parents=True)
-    (root/'settings.ini').write_text('[DEFAULT]\nlib_name = textdiffusion\nlib_path = toylib\n')
-    (root/'toylib/toy.py').write_text(MODULE)
-    (root/'journal/claims.json').write_text('[]')
-    cells = [dict(cell_type='markdown', id='title', metadata={}, source=TITLE), code('knobs', PARAMETERS, 'parameters'),
-             code('begin', BEGIN), code('work', WORK), code('show', SHOW)]
-    kernelspec = dict(name='python3', display_name='python3', language='python')
-    (root/'nbs/01_toy.ipynb').write_text(json.dumps(dict(cells=cells, metadata=dict(kernelspec=kernelspec), nbformat=4,
-                                                         nbformat_minor=5)))
     monkeypatch.setattr(corpora, 'load_corpus', lambda name, **_: SimpleNamespace(name=name, fingerprint='f1e2'))
-    monkeypatch.setattr(sys, 'path', list(sys.path))
     for name in ('IN_TEST', 'TOY', 'TEXTDIFFUSION_RUN', 'TEXTDIFFUSION_DATA', 'TEXTDIFFUSION_RECORD'):
         monkeypatch.delenv(name, raising=False)
-    yield root
-    for name in ('toylib', 'toylib.toy'): sys.modules.pop(name, None)
+    with toy_checkout(tmp_path/'toy') as root: yield root
 
 def tree(root): return {p.relative_to(root).as_posix() for p in root.rglob('*') if '__pycache__' not in p.parts}
 
@@ -133,6 +78,8 @@ def test_render_gives_the_same_page_and_verify_finds_what_drifted(root, capsys):
                                                   root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
     path.with_suffix('.ipynb').unlink()
     assert main(['render', path.name], root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
+    path.with_suffix('.ipynb').unlink()                            # all that is pinned of an entry, by any of its names
+    assert main(['render', 'toy'], root) == 0 and path.with_suffix('.ipynb').read_bytes() == page
     assert main(['verify', '1', '--preset', 'cpu'], root) == 0 and '01_toy: matched' in capsys.readouterr().out
     assert main(['verify', '--preset', 'long'], root) == 0 and '01_toy: ran' in capsys.readouterr().out
     path.write_text(path.read_text().replace('0.6667', '0.7'))
@@ -156,7 +103,7 @@ REFUSED = [
     ('run 1 -p seeds [0,1]', 'seeds [0,1]'), ('run 1 --data-dir nowhere', 'data_dir nowhere'),
            ('run 1 -p steps 5 -p steps 6', 'steps twice'),
     ('run 1 -p steps=0', 'steps whole'), ('run 1 -p steps=5 -p steps 6', 'steps twice'),
-    ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'),
+    ('render 1', '01_toy pinned records'), ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'),
            ('render nothing', 'nothing log'),
     ('verify 2', "entry '2' 01_toy"), ('verify 1 --preset tiny', 'preset tiny')]
 

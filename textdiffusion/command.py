@@ -15,11 +15,12 @@ import sys
 from pathlib import Path
 
 import textdiffusion
-from .checkout import checkout, entries
+from .checkout import checkout, entries, find_entry, heading_of
 from .model_commands import COMMANDS, add_commands, obey
 from .presets import literal
-from .records import damage_of, find_record, heading_of, read_pins, record_paths
+from .records import damage_of, find_record, read_pins, record_paths
 from .runs import RunFailed, render, run, verify
+from .screens import harmless
 
 # %% ../nbs/lib/90_command.ipynb #812f16f5
 class Parser(argparse.ArgumentParser):
@@ -73,7 +74,7 @@ def parser() -> Parser: # of the whole command line
     p.add_argument('--storage', metavar='URL', help='a database that all workers reach, as '
                    'postgresql+psycopg://USER@HOST/DATABASE; default: a file in .runs')
     p = add('render', 'make pages from their records again, without training')
-    p.add_argument('records', nargs='*', metavar='record', help='a path in journal/, or the name of the file')
+    p.add_argument('records', nargs='*', metavar='record', help='a path in journal/, the name of the file, or an entry')
     p.add_argument('--pinned', action='store_true', help='all pinned records')
     p = add('verify', 'execute entries anew and compare them with what is pinned')
     p.add_argument('entries', nargs='*', metavar='entry', help='default: all')
@@ -97,12 +98,19 @@ def _parameters(args):
     if twice: raise ValueError(f"{', '.join(sorted(twice))} is given twice: leave one of them out")
     return dict(given)
 
+def _meant(name, pins, root):
+    "The records that `render` is asked for by a name: what is pinned of an entry, or a record itself"
+    try: entry = find_entry(name, root).name
+    except ValueError: return [name]
+    if entry in pins: return list(pins[entry]['pins'].values())
+    raise ValueError(f'nothing is pinned of {entry}: name one of its records; textdiffusion log shows them all')
+
 def _render(args, root):
-    "Render the records that are named, or all that are pinned"
-    root = checkout(root)
-    names = [n for mine in read_pins(root).values() for n in mine['pins'].values()] if args.pinned else args.records
-    if not names: raise ValueError('name at least one record, or say --pinned; textdiffusion log shows them all')
-    paths = [root/'journal'/f"{find_record(n, root)['name']}.json" for n in names]
+    "Render the records that are named, those pinned of the entries that are named, or all that are pinned"
+    root, pins = checkout(root), read_pins(checkout(root))
+    names = [n for asked in (pins if args.pinned else args.records) for n in _meant(asked, pins, root)]
+    if not names: raise ValueError('name at least one record or entry, or say --pinned; textdiffusion log shows all')
+    paths = [root/'journal'/f"{find_record(n, root)['name']}.json" for n in dict.fromkeys(names)]
     for path in paths: print('Rendered', render(path, root).relative_to(root), flush=True)
 
 def _sweep(args, root):
@@ -140,7 +148,7 @@ def record_lines(
     def number(r): return format(value, '<8.4g') if (value := r['headline']['value']) is not None else '-'.ljust(8)
     def line(r): return f"{'*' if r['name'] in held else ' '} {number(r)} {r['name']}  {said(r)}"
     def cut(text):
-        text = re.sub(r'[\x00-\x1f\x7f-\x9f]', lambda m: ascii(m[0])[1:-1], text) # nothing that a terminal would obey
+        text = harmless(' '.join(text.splitlines()).replace('\t', ' '))
         return text if width is None or len(text) <= width else text[:width-1] + '…'
     return '\n'.join(cut(line(heading_of(p))) for p in record_paths(root)) or 'No record has been published yet.'
 
@@ -184,7 +192,7 @@ def main(
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except (ValueError, OSError, RunFailed) as e:
-        print('textdiffusion:', ' '.join(str(e).split()) + _no_room(e), file=sys.stderr)
+        print('textdiffusion:', harmless(' '.join(str(e).split())) + _no_room(e), file=sys.stderr)
         return 1 if isinstance(e, RunFailed) else 2
     except KeyboardInterrupt:
         print('textdiffusion: stopped; the same command goes on from here', file=sys.stderr)

@@ -17,6 +17,7 @@ import zlib
 from dataclasses import replace
 from difflib import get_close_matches
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 import torch
@@ -27,6 +28,7 @@ from .files import Texts, own_text, safe_name, sources_of
 from .grammar import GRAMMARS, Grammar, load_grammar
 from .reading_text import (find_text, hub_dataset, read_column, read_lines, read_plain, refuse_doubled,
     split_lines, stratified, with_sizes)
+from .screens import shown
 from .tokenizing import (SPECIALS, bpe_tokenizer, char_tokenizer, encode, list_tokenizer, pieces,
     resolve_tokenizer, sentence_rows, special_ids, word_tokenizer)
 
@@ -203,9 +205,11 @@ def corpus_source(
     try: there = str(source) and (path := Path(source).expanduser()).exists()
     except (OSError, ValueError, RuntimeError): there = False
     if there: return path
-    beside = [str(p) for p in Path(source).parent.glob('*')] if Path(source).parent.is_dir() else []
-    near = get_close_matches(str(source), [*CORPORA, *beside], n=1)
-    raise ValueError(f'unknown corpus {str(source)!r}{f" (did you mean {near[0]}?)" if near else ""}; choose from '
+    text = str(source)[:200]
+    try: beside = [str(p) for p in islice(Path(text).parent.glob('*'), 1000)]
+    except (OSError, ValueError): beside = []
+    near = get_close_matches(text, [*CORPORA, *beside], n=1)
+    raise ValueError(f'unknown corpus {shown(str(source))}{f" (did you mean {near[0]}?)" if near else ""}; choose from '
                      f'{", ".join(CORPORA)}, or give the path of a file or folder with text.')
 
 def renamed(

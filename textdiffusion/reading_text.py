@@ -15,9 +15,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-import torch
 
 # %% ../nbs/lib/05_reading_text.ipynb #27898194
+def _nul(path, line):
+    "The error for a byte that no text has"
+    return ValueError(f'{path}: line {line} has a NUL byte, as no text file has; expected text in UTF-8.')
+
 def read_text(
     path:str|Path, # a text file
 ) -> str:          # its text, without byte-order mark, lines ending in \n
@@ -28,21 +31,26 @@ def read_text(
         line, byte = error.object.count(b'\n', 0, error.start)+1, error.object[error.start]
         raise ValueError(f'{path}: line {line} is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8.') from None
     if not text.strip(): raise ValueError(f'{path} is empty; expected text in UTF-8.')
+    if (nul := data.find(0)) >= 0: raise _nul(path, data.count(b'\n', 0, nul) + 1)
     return text.replace('\r\n', '\n')
+
+def _read(file, path):
+    "The lines of an open file; a disk that cannot give them is an error that names the file"
+    try: yield from file
+    except OSError as error: raise OSError(error.errno, f'{path} cannot be read to its end: {error.strerror}') from None
 
 def utf8_lines(
     path:str|Path, # a text file of any length
 ) -> Iterator[tuple[int, str]]: # number of a line, from 1, and the line, ending in \n
     "The lines of a UTF-8 file, one at a time; another encoding and a NUL byte are errors that name the line"
     with open(path, 'rb') as file:
-        for n, raw in enumerate(file, 1):
+        for n, raw in enumerate(_read(file, path), 1):
             try: line = raw.decode('utf-8-sig' if n == 1 else 'utf-8')
             except UnicodeDecodeError as error:
                 byte = error.object[error.start]
                 raise ValueError(
                     f'{path}: line {n} is not UTF-8 (byte 0x{byte:02x}); save the file as UTF-8.') from None
-            if '\0' in line:
-                raise ValueError(f'{path}: line {n} has a NUL byte, as no text file has; expected text in UTF-8.')
+            if '\0' in line: raise _nul(path, n)
             yield n, line.replace('\r\n', '\n')
 
 # %% ../nbs/lib/05_reading_text.ipynb #b128286e
@@ -252,6 +260,7 @@ def stratified(
     seed:int=0,                      # of the shuffling
 ) -> dict[str, list[str]]:           # split -> texts, classes mixed
     "Shuffle and cut each class in the same proportions, whatever its order; a class too small for that is an error"
+    import torch
     generator, parts = torch.Generator().manual_seed(seed), {split: [] for split in shares}
     shuffled = lambda texts: [texts[i] for i in torch.randperm(len(texts), generator=generator)]
     for texts in classes:

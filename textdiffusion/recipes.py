@@ -9,7 +9,6 @@ __all__ = ['NOISE', 'RECIPES', 'LIMITS', 'first_kept', 'causal_loss', 'blocks', 
 # %% ../nbs/lib/78_recipes.ipynb #c2c7bae5
 import json
 import math
-import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from .saved import check_target, save_model
 from .schedules import add_noise, grid, log_snr, mask_linear, rescale, sqrt
 from .streams import next_nll, random_windows
 from .training import Fit, fit
+from .whole_files import write_whole
 
 # %% ../nbs/lib/78_recipes.ipynb #e6df5570
 NOISE = rescale(sqrt, 2.) # of the continuous kind
@@ -188,8 +188,7 @@ def train_model(
                 layers=layers, batch_size=batch_size, lr=recipe.lr if lr is None else lr, seed=seed, steps=steps)
     folder = check_training(kind, folder, told)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder/'.training').write_text(json.dumps(told, indent=1), encoding='utf-8')
-    os.replace(folder/'.training', folder/'training.json') # whole or not there
+    write_whole(folder/'training.json', json.dumps(told, indent=1))
     accelerator = track(folder/'curves') if track else None
     torch.manual_seed(seed)
     model, stream = recipe.model(corpus, **blocks(width, layers)).to(device), corpus.train.reshape(-1)

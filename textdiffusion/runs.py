@@ -24,14 +24,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from .checkout import (Entry, checkout, create_whole, entries, existing, find_entry, hold, read_json,
-                                    settings, write_whole)
+from .checkout import Entry, checkout, entries, find_entry, hold, read_json, read_record, settings
 from .presets import PRESET_NAMES, is_empty, one_of, settle, sized
 from .progress import BOARD, stage
 from .comparing import drift
-from .records import pinned, read_pins, read_record, run_key, to_json
+from .records import pinned, read_pins, run_key, to_json
 from .screens import relay
 from .weights import digest
+from .whole_files import create_whole, existing, write_whole
 
 # %% ../nbs/lib/86_runs.ipynb #kern0002
 def check_kernel() -> None:
@@ -298,7 +298,8 @@ def cleaned_page(
 # %% ../nbs/lib/86_runs.ipynb #rendercell
 def _given(record, entry, presets):
     "The parameters of the notebook that make a record, as far as they are not the preset's"
-    default = sized(presets[record['preset']], record['corpus'], record['parameters'].get('base_model', ''))
+    preset = presets[one_of(f"{record['name']}: preset", record['preset'], presets)]
+    default = sized(preset, record['corpus'], record['parameters'].get('base_model', ''))
     names = [k for k in parameter_names(entry) if k not in ('preset', 'data_dir', 'base_model')]
     known = record['parameters']
     return dict(preset=record['preset']) | {k: known[k] for k in names if k in known and known[k] != default.get(k)}

@@ -12,10 +12,12 @@ import re
 import shutil
 from pathlib import Path
 from typing import Any
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from .generating import FIELDS, tokens_of
+from .schedules import MASK_SCHEDULES, SCHEDULES
 from .tokenizing import encode
 
 # %% ../nbs/lib/77_saved.ipynb #a246effb
@@ -155,6 +157,21 @@ def find_model(
         raise ValueError(f'{str(name)!r} is neither a folder with a saved model nor a model in the Hugging Face cache; '
                          'textdiffusion train … --out FOLDER makes one') from None
 
+_USE = dict(running=bool, mask_id=int, objective=str, trained_on=dict)
+_SCHEDULES = dict(textdiffusion_masked=MASK_SCHEDULES, textdiffusion_gaussian=SCHEDULES,
+                  textdiffusion_diffusion_lm=SCHEDULES)
+
+def _misused(fields, kind):
+    "Which fields that say how a model is used are not of the kind that `inform` writes"
+    ids, schedules = [k for k in FIELDS if k.endswith('_id')], _SCHEDULES.get(kind, {})
+    def is_id(value): return type(value) is int and value >= 0 or value is None and fields['running'] is True
+    wrong = [k for k, form in _USE.items() if type(fields[k]) is not form]
+    wrong += [k for k in ids if k not in wrong and not is_id(fields[k])]
+    if schedules and fields.get('schedule') not in list(schedules): wrong.append('schedule')
+    factor = fields.get('noise_factor')
+    if schedules is SCHEDULES and not (type(factor) in (int, float) and 0 < factor < 1e6): wrong.append('noise_factor')
+    return wrong
+
 def read_config(
     folder:Path, # of a saved model
 ) -> Any:        # its config
@@ -169,8 +186,12 @@ def read_config(
     if missing := [k for k in ('vocab_size', *FIELDS) if k not in fields]:
         raise ValueError(f'{folder}/config.json does not say {", ".join(missing)}: it was not written by save_model, '
                          'or something is lost; save the model again')
+    if wrong := _misused(fields, kind.split()[0]):
+        raise ValueError(f'{folder}/config.json is damaged, {", ".join(wrong)} is not what save_model writes; save the '
+                         'model again')
     try: return CONFIG_MAPPING[kind].from_dict(fields)
-    except (ValueError, TypeError) as e: raise ValueError(f'{folder}/config.json is of no model: {e}') from None
+    except Exception as e: # whatever a damaged file makes of transformers
+        raise ValueError(f'{folder}/config.json is of no model: {" ".join(str(e).split())[:300]}') from None
 
 # %% ../nbs/lib/77_saved.ipynb #25d92b17
 def _tensors(folder):
@@ -206,7 +227,9 @@ def load_model(
     from transformers import AutoModel
     config = read_config(folder := find_model(name))
     tensors = _tensors(folder)
-    model = AutoModel.from_config(config)
+    try: model = AutoModel.from_config(config, dtype=torch.float32)
+    except Exception as e: # whatever a damaged file makes of transformers
+        raise ValueError(f'{folder}/config.json is of no model: {" ".join(str(e).split())[:300]}') from None
     _check_tensors(tensors, model, folder)
     model.load_state_dict(tensors)
     return model.eval(), _tokenizer(folder, config)

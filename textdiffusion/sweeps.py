@@ -13,11 +13,12 @@ from collections.abc import Callable
 from contextlib import contextmanager
 from pathlib import Path
 
-from .checkout import checkout, existing
+from .checkout import checkout
 from .presets import literal
 from .progress import stage
 from .records import digest, read_record
 from .runs import RunFailed, prepare, run
+from .whole_files import existing
 
 # %% ../nbs/lib/87_sweeps.ipynb #sweep007
 MOST_POINTS = 200

@@ -15,6 +15,9 @@ import re
 from pathlib import Path
 from typing import Any
 
+from .reading_text import hub_answers
+from .screens import shown
+
 # %% ../nbs/lib/13_weights.ipynb #1a9b34e0
 def digest(
     *parts:str|bytes, # in this order
@@ -66,13 +69,14 @@ def find_weights(
 ) -> str:      # absolute path of a folder, or a name on the hub
     "A saved model by the first way that has it: a folder, the folder of `TEXTDIFFUSION_WEIGHTS`, the hub"
     wanted, _, pin = value.partition('@') if isinstance(value, str) else ('', '', '')
-    try: path = Path(wanted).expanduser()
-    except RuntimeError: raise ValueError(f'{label} names the home folder of nobody here: {value!r}') from None
+    try: (path := Path(wanted).expanduser()).exists()
+    except RuntimeError: raise ValueError(f'{label} names the home folder of nobody here: {shown(value)}') from None
+    except (OSError, ValueError): raise ValueError(f'{label} cannot be a path here: {shown(value)}') from None
     named = bool(HUB_NAME.fullmatch(wanted))
     places = [path, *(root/wanted for root in [weights_root()] if root and named)]
     folder = next((p for p in places if wanted and p.is_dir()), None)
     if folder is None and named and not pin: return wanted
-    if folder is None: raise ValueError(f'{label} must be {_WANTED}, not {value!r}')
+    if folder is None: raise ValueError(f'{label} must be {_WANTED}, not {shown(value)}')
     found = _whole_folder(label, folder)
     if pin and not (len(pin) >= 8 and folder_hash(found).startswith(pin)): raise ValueError(
         f'{label}: the fingerprint of {wanted!r} begins with {folder_hash(found)[:12]}, not with {pin!r}: these are '
@@ -94,7 +98,6 @@ def whole_weights(
     "Pretrained weights from safetensors, whole and finite, without code of their own; a ValueError says why not"
     import torch
     from safetensors import SafetensorError
-    from textdiffusion.reading_text import hub_answers
     how = dict(local_files_only=Path(name).is_dir() or not hub_answers(), output_loading_info=True, dtype=torch.float32)
     try: model, info = kind.from_pretrained(name, trust_remote_code=False, use_safetensors=True, **how)
     except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, SafetensorError) as error:
