@@ -1,5 +1,5 @@
-"""Released checkpoints in our networks: equal outputs to small forwards written here after the published code, on weights
-made here under its names; what does not fit is refused by name."""
+"""Released checkpoints in our networks: equal outputs to small forwards written here after the published
+code, on weights made here under its names; what does not fit is refused by name."""
 import math
 
 import pytest
@@ -64,7 +64,8 @@ def lm_state(V=30, D=4, d=16, layers=2, longest=12):
     for i in range(layers):
         at = f'input_transformers.layer.{i}.'
         lines |= {at + f'attention.self.{k}': (d, d) for k in ('query', 'key', 'value')}
-        lines |= {at + 'attention.output.dense': (d, d), at + 'intermediate.dense': (4*d, d), at + 'output.dense': (d, 4*d)}
+        lines |= {at + 'attention.output.dense': (d, d), at + 'intermediate.dense': (4*d, d),
+                  at + 'output.dense': (d, 4*d)}
         norms += [at + 'attention.output.LayerNorm', at + 'output.LayerNorm']
     state = {'word_embedding.weight': torch.randn(V, D), 'lm_head.bias': torch.randn(V),
              'position_ids': torch.arange(longest)[None], 'position_embeddings.weight': torch.randn(longest, d)}

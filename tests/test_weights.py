@@ -132,8 +132,9 @@ def test_bert_tiny_is_what_its_readme_says():
     assert said['parameters'] == 4_416_698 and said['licence'] == 'Apache-2.0' and 'unused' not in said
 
 @needs_weights
-@pytest.mark.parametrize('entry, note', [('06c_pretrained_masks', 'published weights'),
-                                         ('01_bart_x0', 'the decoder learnt here, on text infilling')])
+@pytest.mark.parametrize('entry, note', [
+    ('06c_pretrained_masks', 'published weights'), ('01_bart_x0', 'the decoder learnt here, on text infilling'),
+    ('04_learned_rounding', 'a published table of word vectors')])
 def test_an_entry_runs_on_published_weights(tmp_path, entry, note):
     record = smoke_run(tmp_path, entry, '-p', 'base_model', 'bert-tiny', TEXTDIFFUSION_WEIGHTS=WEIGHTS)
     said = record['pretrained'][0]
