@@ -115,6 +115,15 @@ def test_what_is_refused_leaves_one_sentence_and_nothing_else(root, capsys, args
     assert said.out == '' and len(sentences(said.err)) == 1 and all(w in said.err for w in words.split()), said.err
     assert tree(root) - {'.runs'} == before
 
+def test_a_stop_that_a_library_swallows_is_not_lost(root, monkeypatch, capsys):
+    "Ctrl-C while something is imported behind a bare `except`"
+    def deaf(name, **_):
+        try: os.kill(os.getpid(), signal.SIGINT); time.sleep(1)
+        except BaseException: return SimpleNamespace(name=name, fingerprint='f1e2')
+    monkeypatch.setattr(corpora, 'load_corpus', deaf)
+    assert main(RUN, root) == 130 and 'stopped' in capsys.readouterr().err and not (root/'.runs').exists()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
 def test_a_damaged_pin_is_refused_before_anything_runs(root, capsys):
     pins = {'01_toy': dict(headline='cpu restaurants', pins={'cpu restaurants': '01_toy/gone'})}
     (root/'journal/pinned.json').write_text(json.dumps(pins))

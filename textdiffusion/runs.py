@@ -14,8 +14,10 @@ import math
 import os
 import re
 import shutil
+import signal
 import sys
 import tempfile
+import threading
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -76,6 +78,20 @@ def entry_module(
     raise ValueError(f'{name} belongs to another checkout: install this one with pip install -e .')
 
 # %% ../nbs/lib/86_runs.ipynb #cdd85ea8
+@contextmanager
+def _heard():
+    "Ctrl-C ends what is done here, also where a library that is being imported swallows it"
+    heard = []
+    def stop(*_):
+        heard.append(True)
+        raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread(): yield; return
+    before = signal.signal(signal.SIGINT, stop)
+    try: yield
+    finally: signal.signal(signal.SIGINT, before)
+    if heard: raise KeyboardInterrupt
+
+@_heard()
 @stage('checking')
 def prepare(
     name:str, # of the entry
