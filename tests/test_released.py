@@ -113,7 +113,7 @@ WRONG = [
     (load_tiny_diffusion, 2, without(TINY, 'blocks.1.mlp.c_fc.weight'), 'lacks .*blocks.1.up.weight'),
     (load_tiny_diffusion, 2, without(TINY, 'blocks.0.attn.c_k.weight'), 'blocks.0.attn.c_q.weight besides'),
     (load_tiny_diffusion, 2, TINY | {'ema.weight': torch.ones(1)}, 'has ema.weight besides'),
-    (load_tiny_diffusion, 2, TINY | {'output_head.weight': torch.ones(9, 32)}, r'output_head.weight of shape \(9, 32\)'),
+    (load_tiny_diffusion, 2, TINY | {'output_head.weight': torch.ones(9, 32)}, r'head.weight of shape \(9, 32\)'),
     (load_tiny_diffusion, 2, TINY | {'output_head.weight': torch.full((128, 32), math.nan)}, 'not finite'),
     (load_tiny_diffusion, 3, TINY, 'cannot have 3 heads'), (load_tiny_diffusion, 2, LM, 'lacks token_emb.weight'),
     (load_diffusion_lm, 4, TINY, 'lacks word_embedding.weight'), (load_diffusion_lm, 3, LM, 'cannot have 3 heads'),

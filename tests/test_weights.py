@@ -139,13 +139,14 @@ def test_an_entry_runs_on_published_weights(tmp_path, entry, note):
     record = smoke_run(tmp_path, entry, '-p', 'base_model', 'bert-tiny', TEXTDIFFUSION_WEIGHTS=WEIGHTS)
     said = record['pretrained'][0]
     assert said['name'] == 'bert-tiny' and said['licence'] == 'Apache-2.0' and said['note'].endswith(note)
-    assert record['parameters']['base_model'] == f"bert-tiny@{said['fingerprint']}" and WEIGHTS not in json.dumps(record)
+    assert record['parameters']['base_model'] == f"bert-tiny@{said['fingerprint']}"
+    assert WEIGHTS not in json.dumps(record)
 
 @needs_weights
 @needs_real_text
 def test_papermill_runs_on_a_name_below_the_variable(tmp_path):
     arms = ('-p', 'arms', 'continuous,scratch,scratch-total')
-    done = call('papermill', 'nbs/06c_pretrained_masks.ipynb', tmp_path/'out.ipynb', '-p', 'base_model', 'bert-tiny', *arms,
-                '-p', 'corpus', 'wikitext2', '-p', 'preset', 'smoke',
+    done = call('papermill', 'nbs/06c_pretrained_masks.ipynb', tmp_path/'out.ipynb', '-p', 'base_model', 'bert-tiny',
+                *arms, '-p', 'corpus', 'wikitext2', '-p', 'preset', 'smoke',
                 env=environment(TEXTDIFFUSION_WEIGHTS=WEIGHTS, TEXTDIFFUSION_DATA=REAL_TEXT))
     assert done.returncode == 0, done.stderr[-2000:]

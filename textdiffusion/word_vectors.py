@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['read_vectors', 'word_vectors', 'vectors_for']
 
-# %% ../nbs/lib/14_word_vectors.ipynb #13d1cfd4
+# %% ../nbs/lib/14_word_vectors.ipynb #79140285
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .weights import public_weights
 
-# %% ../nbs/lib/14_word_vectors.ipynb #7ff540a8
+# %% ../nbs/lib/14_word_vectors.ipynb #78e95bc5
 def _one(folder, *patterns):
     "The first file that a pattern finds, None without one"
     return next((path for pattern in patterns for path in sorted(folder.rglob(pattern))), None)
@@ -49,10 +49,10 @@ def read_vectors(
     tokenizer = _one(folder, 'tokenizer.json', '*tokenizer_config.json')
     if weights and tokenizer: return _of_pieces(weights, tokenizer)
     if array and index: return _of_words(array, index)
-    raise ValueError(f'{str(folder)!r} has no word vectors: expected safetensors and tokenizer.json, or an array .npy and '
-                     'its words in a .parquet')
+    raise ValueError(f'{str(folder)!r} has no word vectors: expected safetensors and tokenizer.json, or an '
+                     'array .npy and its words in a .parquet')
 
-# %% ../nbs/lib/14_word_vectors.ipynb #34e52538
+# %% ../nbs/lib/14_word_vectors.ipynb #590675ad
 def word_vectors(
     folder:str|Path,     # as `read_vectors` takes it
     words:Sequence[str], # of a vocabulary; '' for a special token
