@@ -1,14 +1,16 @@
 "Entry 01 as a reader runs it: a saved BART in the place of the stand-in, what is refused, what its parts promise"
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
-from transformers import BertConfig, BertModel
+from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2Model
 
 from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
 from textdiffusion import unlocked_embeddings
-from textdiffusion.bart import Infiller, bart_model, check_fit, infill, infilling, small_bart, written
+from textdiffusion.bart import (Infiller, bart_from_bert, bart_model, check_fit, infill, infilling, own_corpus,
+                                small_bart, stand_in, written)
 from textdiffusion.bart_x0 import ARMS as FROZEN, PRESETS, BartLayers, ConvUNet, built
 from textdiffusion.latents import (Encoded, Latents, Words, improvement, levels_of, split_adamw, through_decoder,
                                    word_distance)
@@ -73,11 +75,40 @@ def test_a_wrong_path_is_refused(copy):
     refused(copy, ['base_model', 'folder with a saved model'], '-p', 'base_model', copy/'nowhere/at/all')
 
 def test_another_class_is_refused(copy, tmp_path):
-    bert = BertConfig(vocab_size=99, hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
-    BertModel(bert).save_pretrained(tmp_path/'bert')
-    DATA.tokenizer.save_pretrained(tmp_path/'bert')
-    with pytest.raises(ValueError, match='not a BART.*type bert'): bart_model(str(tmp_path/'bert'))
-    refused(copy, ['base_model', 'not a BART'], '-p', 'base_model', tmp_path/'bert')
+    GPT2Model(GPT2Config(vocab_size=99, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path/'gpt2')
+    DATA.tokenizer.save_pretrained(tmp_path/'gpt2')
+    with pytest.raises(ValueError, match='not a BART.*type gpt2'): bart_model(str(tmp_path/'gpt2'))
+    refused(copy, ['base_model', 'not a BART'], '-p', 'base_model', tmp_path/'gpt2')
+
+@pytest.fixture(scope='module')
+def berts(tmp_path_factory):
+    "A saved BERT with its tokenizer, and the model"
+    folder, pieces = tmp_path_factory.mktemp('bert'), bpe_tokenizer(DATA.text['train'][:2000], 300)
+    pieces.cls_token, pieces.sep_token = pieces.bos_token, pieces.eos_token
+    torch.manual_seed(0)
+    size = dict(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    bert = BertForMaskedLM(BertConfig(vocab_size=len(pieces), pad_token_id=pieces.pad_token_id, **size)).eval()
+    bert.save_pretrained(folder)
+    pieces.save_pretrained(folder)
+    return folder, bert.bert
+
+def test_the_encoder_of_a_bart_made_of_a_bert_is_bert(berts):
+    folder, bert = berts
+    made, ids = bart_from_bert(str(folder)), torch.randint(5, 300, (3, 20))
+    with torch.no_grad(): torch.testing.assert_close(made.model.encoder(ids)[0], bert(ids)[0], atol=1e-5, rtol=0)
+    assert torch.equal(made.model.shared.weight, bert.embeddings.word_embeddings.weight)
+    assert bart_model(str(folder)).config.model_type == 'bart'
+
+def test_only_the_decoder_of_a_bart_made_of_a_bert_learns_and_the_record_says_so(berts):
+    folder, bert = berts
+    cfg = SimpleNamespace(corpus='restaurants', seq_len=None, base_model=str(folder), data_dir='', vocab_size=300,
+                          batch_size=4, pretrain_steps=2)
+    run = SimpleNamespace(cfg=cfg, corpus=own_corpus(cfg), device='cpu', folder_of=lambda name: None)
+    (bart, said), before = stand_in(run, 0), bart_from_bert(str(folder))
+    same = {n: torch.equal(a, b) for (n, a), b in zip(bart.named_parameters(), before.parameters())}
+    assert all(same[n] for n in same if 'decoder' not in n) and not same['model.decoder.layers.0.fc1.weight']
+    assert 'decoder learnt here' in said['note'] and said['name'] == 'local' and all(p.requires_grad
+                                                                                     for p in bart.parameters())
 
 def test_code_that_comes_with_weights_is_not_run(tmp_path):
     classes = {'AutoConfig': 'configuration_mine.Mine', 'AutoModel': 'modeling_mine.Mine'}

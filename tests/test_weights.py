@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import call, checkout_at, environment, needs_weights, WEIGHTS
+from helpers import REAL_TEXT, WEIGHTS, call, checkout_at, environment, needs_real_text, needs_weights, smoke_run
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
 
@@ -130,3 +130,22 @@ def test_bert_tiny_is_what_its_readme_says():
     folder = find_weights('base_model', f'{WEIGHTS}/bert-tiny')
     said = about_weights(folder, masked_lm(folder))
     assert said['parameters'] == 4_416_698 and said['licence'] == 'Apache-2.0' and 'unused' not in said
+
+@needs_weights
+@pytest.mark.parametrize('entry, note', [
+    ('06c_pretrained_masks', 'published weights'), ('01_bart_x0', 'the decoder learnt here, on text infilling'),
+    ('04_learned_rounding', 'a published table of word vectors')])
+def test_an_entry_runs_on_published_weights(tmp_path, entry, note):
+    record = smoke_run(tmp_path, entry, '-p', 'base_model', 'bert-tiny', TEXTDIFFUSION_WEIGHTS=WEIGHTS)
+    said = record['pretrained'][0]
+    assert said['name'] == 'bert-tiny' and said['licence'] == 'Apache-2.0' and said['note'].endswith(note)
+    assert record['parameters']['base_model'] == f"bert-tiny@{said['fingerprint']}" and WEIGHTS not in json.dumps(record)
+
+@needs_weights
+@needs_real_text
+def test_papermill_runs_on_a_name_below_the_variable(tmp_path):
+    arms = ('-p', 'arms', 'continuous,scratch,scratch-total')
+    done = call('papermill', 'nbs/06c_pretrained_masks.ipynb', tmp_path/'out.ipynb', '-p', 'base_model', 'bert-tiny', *arms,
+                '-p', 'corpus', 'wikitext2', '-p', 'preset', 'smoke',
+                env=environment(TEXTDIFFUSION_WEIGHTS=WEIGHTS, TEXTDIFFUSION_DATA=REAL_TEXT))
+    assert done.returncode == 0, done.stderr[-2000:]

@@ -15,7 +15,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
-from .bart import bart_model, check_base, small_bart
+from .bart import check_base, learns_here, untaught
 from .latents import SCORES, ConvUNet, Encoded, Free, LatentDenoiser, Latents, Words, split_adamw
 from .latents import word_distance, x0_cosine
 from .models import time_features
@@ -101,25 +101,25 @@ def built(
 # %% ../nbs/01_bart_x0.ipynb #70cef4bf
 _cpu = dict(corpus='restaurants', seeds=1, arms=['encoder', 'words', 'unet'], steps=500, pretrain_steps=500,
             seq_len=None, vocab_size=1024, width=128, layers=3, heads=4, batch_size=32, lr=1e-3, patience=None,
-            bf16=None, written=48, rows=128, fitted_rows=2000, on={'wikitext2': dict(seq_len=32)})
+            bf16=None, written=48, rows=128, fitted_rows=2000, on={'wikitext2': dict(seq_len=32)},
+            published=dict(lr=3e-4))
 _tiny = dict(steps=3, pretrain_steps=5, vocab_size=300, width=32, layers=1, heads=2, batch_size=8, written=4, rows=8,
              fitted_rows=32, on={'wikitext2': dict(seq_len=16)})
 _big = dict(steps=1500, pretrain_steps=4000, width=256, layers=6, heads=8, batch_size=96, patience=10, bf16=True,
-            written=64, rows=256, on={'wikitext2': dict(seq_len=64, vocab_size=8000)})
+            written=64, rows=256, on={'wikitext2': dict(seq_len=64, vocab_size=8000)}, published=dict(lr=5e-5))
 _all = dict(arms=list(ARMS), seeds=3)
 PRESETS = dict(cpu=_cpu, smoke=_cpu | _all | _tiny | dict(seeds=1), gpu=_cpu | _all | _big | dict(corpus='wikitext2'),
                long=_cpu | _all | dict(steps=600, pretrain_steps=700, on={'wikitext2': dict(seq_len=32, steps=500)}))
 DRIFT = dict(tol=dict(cosine=.02, cosine_500=.02, right_1500=.05)) # what another machine does to a trained model
 
 def check(cfg, corpus) -> None:
-    "Raise a ValueError where `base_model` is no BART, or does not fit its tokenizer and the window"
+    "Raise a ValueError where `base_model` is no BART or BERT, or does not fit its tokenizer and the window"
     check_base(cfg)
 
 # %% ../nbs/01_bart_x0.ipynb #fa06988d
 def learning(cfg): # model -> optimisers
-    "How an arm learns: a fresh network at `lr`, BART's weights at the source's rate, a table at ten times that"
-    lr = 5e-5 if cfg.base_model else cfg.lr
-    return partial(split_adamw, lr=lr, table_lr=10*lr)
+    "How an arm learns: the network at `lr`, a table at ten times that"
+    return partial(split_adamw, lr=cfg.lr, table_lr=10*cfg.lr)
 
 def train_arm(
     run, arm, name,
@@ -143,11 +143,10 @@ SCALED = "raw, the source's scale"
 def announce(run, arm) -> None:
     "Say what will be done, and how long that takes here, from a few steps of one arm"
     cfg, data = run.cfg, run.corpus
-    new = partial(small_bart, data.tokenizer, data.seq_len, cfg.width, cfg.layers, cfg.heads)
-    bart = (bart_model(cfg.base_model) if cfg.base_model else new()).to(run.device)
+    bart = untaught(cfg, data).requires_grad_(True).to(run.device)
     model, loss_fn = built(arm, bart, Latents(arm.raw(bart), data.train[:64], data.vocab_size, data.pad_id))
     per_step = training_seconds(model.to(run.device), loss_fn, data.batch(0, cfg.batch_size), learning(cfg))
-    pretrain = 0 if cfg.base_model else cfg.pretrain_steps
+    pretrain = cfg.pretrain_steps*learns_here(cfg)
     planned = cfg.seeds*(len(cfg.arms)*cfg.steps + pretrain)
     run.announce(planned, per_step*(planned + cfg.seeds*(1.2*pretrain + 60*len(cfg.arms))) + 30)
 
