@@ -46,27 +46,32 @@ class Cached:
         h = h + block.out(F.scaled_dot_product_attention(q, *self.past[i]).transpose(1, 2).reshape(B, 1, d))
         return h + block.down(block.act(block.up(block.norm(h))))
 
-# %% ../nbs/lib/57_left_to_right.ipynb #be4163a6
+# %% ../nbs/lib/57_left_to_right.ipynb #ec19bc03
 def write_rows(
     model:CausalLM, # over V+1 tokens, the last of which begins a row
-    n:int,          # rows
+    given:Tensor,   # (n,P) what each row begins with; P may be 0
     length:int,     # L, tokens of a row
     end_id:int,     # a row that has said this is padded
     pad_id:int,     # with this
     choose:Callable=categorical, # (scores (n,V), generator) -> (n,)
     generator:torch.Generator|None=None, # of every draw
-) -> tuple:         # ids (n,L); calls of each row (n,)
+) -> tuple:         # ids (n,L); tokens that each row drew (n,), as many calls
     "Rows written token by token, each token read once; ends when all rows have ended"
-    check_count('n', n); check_count('length', length)
+    n, begun = given.shape
+    if not begun < check_count('length', length):
+        raise ValueError(f'length must be above {begun}, the tokens that are given, got {length}')
     device, start = device_of(model), model.config.vocab_size - 1
-    ids, calls = torch.full((n, length), pad_id, device=device), torch.zeros(n, dtype=torch.long, device=device)
-    last, open_ = torch.full((n,), start, device=device), torch.ones(n, dtype=torch.bool, device=device)
+    ids = F.pad(given.to(device), (0, length - begun), value=pad_id)
+    last, drawn = torch.full((n,), start, device=device), torch.zeros(n, dtype=torch.long, device=device)
+    open_ = torch.ones(n, dtype=torch.bool, device=device)
     with evaluating(model):
         read = Cached(model)
         for i in range(length):
-            last = choose(read(last)[:, :start], generator)
-            ids[:, i] = last.where(open_, pad_id)
-            calls += open_
+            scores = read(last)[:, :start]
+            if i >= begun:
+                ids[:, i] = choose(scores, generator).where(open_, pad_id)
+                drawn += open_
+            last = ids[:, i]
             open_ = open_ & (last != end_id)
             if not open_.any(): break
-    return ids, calls
+    return ids, drawn
