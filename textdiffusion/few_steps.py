@@ -7,7 +7,8 @@ __all__ = ['BELIEFS', 'LEAD', 'PRESETS', 'DRIFT', 'LINES', 'ANSWER', 'solvers', 
            'by_masks', 'by_words', 'timed', 'new_model', 'trained', 'speed_rows', 'curve', 'answer_figure',
            'grid_figure', 'ahead_until', 'facts']
 
-# %% ../nbs/10_few_steps.ipynb #5e187fe1
+# %% ../nbs/10_few_steps.ipynb #5a79706f
+import time
 from collections.abc import Callable
 from functools import partial
 import matplotlib.pyplot as plt
@@ -25,10 +26,10 @@ from .recipes import NOISE, RECIPES
 from .sampling import ancestral_step, ddim_step, dpm_step, sample, spaced
 from .schedules import mask_cosine
 from .shared_information import Watched, asked_pairs, shared_budget
-from .taking_back import for_good
 
-# %% ../nbs/10_few_steps.ipynb #b37a52f7
+# %% ../nbs/10_few_steps.ipynb #4244b50f
 from .statistics import above, below, estimate, interval, paired, values_by_seed, within
+from .taking_back import for_good
 from .time_grids import accuracy_at, evenly_in_accuracy, evenly_in_log_snr, evenly_in_look_up, evenly_in_t
 from .timing import side_by_side
 from .training import Fit, fit, train_step
@@ -162,7 +163,7 @@ def trained(
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr), seed=seed, save_every=100,
                folder=run.folder_of(f'{kind}-{seed}'), name=f'{kind}, seed {seed}')
 
-# %% ../nbs/10_few_steps.ipynb #e7143e8c
+# %% ../nbs/10_few_steps.ipynb #4b154389
 def speed_rows(run) -> list: # milliseconds of a training step; of a call of 1 or 64 rows; of the twin, of 15 tokens
     "What networks cost, best of some rounds, in turn; untrained ones are as fast as trained ones"
     kinds, c, cfg, tasks = {kind: new_model(run, kind) for kind in RECIPES}, run.corpus, run.cfg, {}
@@ -176,7 +177,8 @@ def speed_rows(run) -> list: # milliseconds of a training step; of a call of 1 o
         tasks |= {('call', 'continuous', n): torch.no_grad()(partial(kinds['continuous'], x, t, x)),
                   ('call', 'masked', n): torch.no_grad()(partial(kinds['masked'], z, t)),
                   ('call', 'autoregressive', n): partial(write_rows, kinds['autoregressive'], z[:, :1], 16, -1, 0)}
-    took = side_by_side(tasks, cfg.rounds)
+    clock = time.process_time if run.device.type == 'cpu' else time.perf_counter # where others compute too
+    took = side_by_side(tasks, cfg.rounds, clock)
     return [dict(arm=what, seed=0, family=kind, batch=n, ms=1000*min(times)) for (what, kind, n), times in took.items()]
 
 # %% ../nbs/10_few_steps.ipynb #afd50cbf
