@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['behind', 'behind_end', 'counted', 'is_word', 'word_rows', 'form_scores', 'exact_nll', 'unseen', 'oracle_scores',
            'unigram_entropy', 'distinct', 'self_bleu', 'roll_hash', 'longest_copy', 'diversity', 'novelty',
-           'letters_begun', 'characters', 'nll_rates']
+           'letters_begun', 'characters', 'nll_rates', 'listed_scores']
 
 # %% ../nbs/lib/60_metrics.ipynb #38b2a27b
 import math, random
@@ -244,3 +244,15 @@ def nll_rates(
         raise ValueError(f'nats must be one number for each of the {len(ids)} rows, got {found}')
     total, tokens = nats.double().sum().item(), counted(check_rows(ids), corpus).sum().item()
     return dict(nats_per_token=total / tokens, bits_per_char=total / math.log(2) / characters(ids, corpus))
+
+# %% ../nbs/lib/60_metrics.ipynb #1157ba11
+def listed_scores(
+    ids:Tensor,   # (n,L) what was written
+    texts:Tensor, # (N,L) the language, all equally likely
+) -> dict[str,float]: # whole: share of texts; apart: total variation; chance: that of n perfect draws, about
+    "How far what was written is from a language that can be listed"
+    if check_rows(ids).shape[1] != texts.shape[1]:
+        raise ValueError(f'ids must have the {texts.shape[1]} places of the texts, got {ids.shape[1]}')
+    share = torch.stack([(part[:, None] == texts).all(-1).sum(0) for part in ids.split(1024)]).sum(0).double()/len(ids)
+    apart = ((share - 1/len(texts)).abs().sum() + 1 - share.sum())/2
+    return dict(whole=share.sum().item(), apart=apart.item(), chance=math.sqrt(len(texts)/(2*math.pi*len(ids))))

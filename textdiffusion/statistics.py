@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['t_quantile', 'Estimate', 'interval', 'values_by_seed', 'estimate', 'mean_of', 'paired', 'above', 'below', 'within',
-           'all_hold', 'summarise']
+           'all_hold', 'summarise', 'last_above']
 
 # %% ../nbs/lib/66_statistics.ipynb #89fa6269
 import math
@@ -145,3 +145,17 @@ def summarise(
     table = groups[columns or numbers].agg(cell)
     table.insert(0, 'runs', groups.size())
     return table
+
+# %% ../nbs/lib/66_statistics.ipynb #1157ba21
+def last_above(
+    one,   # of (x, y), the x all different
+    other, # the same; both begin at the same x
+) -> float: # the largest x at which `one` is above, or where both begin if it never is
+    "Up to where one curve is above another, on a thousand points up to the end of the longer"
+    import numpy as np
+    lines = [np.array(sorted(points), dtype=float).T for points in (one, other)]
+    if lines[0][0, 0] != lines[1][0, 0]:
+        raise ValueError(f'both curves must begin at the same x, got {lines[0][0, 0]:g} and {lines[1][0, 0]:g}')
+    x = np.linspace(lines[0][0, 0], max(line[0, -1] for line in lines), 1001)
+    a, b = (np.interp(x, *line) for line in lines)
+    return float(x[a > b].max(initial=x[0]))

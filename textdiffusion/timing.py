@@ -18,19 +18,21 @@ from .training import train_step
 def side_by_side(
     tasks:dict,    # name -> () -> anything
     rounds:int=10, # how often each is timed, after one call to warm up
+    clock:Callable=time.perf_counter, # () -> seconds; time.process_time counts what this process computed
 ) -> dict[str, list[float]]: # name -> seconds of each round
-    "Wall time of several tasks in turn, so that what else the machine does falls on all of them"
+    "Time of several tasks in turn, so that what else the machine does falls on all of them"
     check_count('rounds', rounds)
     if not isinstance(tasks, dict):
         raise TypeError(f'tasks must be a dictionary of names and functions, got {called(tasks)}')
     for name, task in tasks.items(): check_function(name, task, ())
+    check_function('clock', clock, ())
     seconds = {name: [] for name in tasks}
     for _ in range(rounds + 1):
         for name, task in tasks.items():
-            start = time.perf_counter()
+            start = clock()
             task()
             if torch.cuda.is_available(): torch.cuda.synchronize()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(clock() - start)
     return {name: took[1:] for name, took in seconds.items()}
 
 # %% ../nbs/lib/67_timing.ipynb #sec00006
