@@ -1,5 +1,5 @@
-"""Every arm of every entry alone, and every entry on every corpus that it takes, runs to its end at smoke size: a few of
-them each day, all by `make soak`."""
+"""Every arm of every entry alone, and every entry on every corpus that it takes, runs to its end at smoke size: a few
+of them each day, all by `make soak`."""
 import datetime
 import importlib
 import os

@@ -339,6 +339,7 @@ def pinned(
     name = mine and mine['pins'].get(f'{preset} {corpus}' if preset else mine['headline'])
     return read_record(_record_path(root, name)) if name else None
 
+# %% ../nbs/lib/82_records.ipynb #headl001
 def headline(
     entry:str, # such as 05_anchor_loss
     root:Path|None=None, # the checkout
