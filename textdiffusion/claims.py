@@ -113,6 +113,7 @@ def read_claims(
                              f"{', '.join(lacks)}")
     return rows
 
+# %% ../nbs/lib/88_claims.ipynb #judgedc1
 def judged_claims(
     pins:dict, # from `read_pins`
     root:Path, # the checkout

@@ -348,6 +348,7 @@ def headline(
     if path := os.environ.get('TEXTDIFFUSION_RECORD'): return read_record(Path(path))
     raise ValueError(f'{entry} has no pinned record here, and its page speaks of one: work in a checkout')
 
+# %% ../nbs/lib/82_records.ipynb #findrec1
 def find_record(
     name:str, # a path, entry/file, or the file's name
     root:Path|None=None, # the checkout
