@@ -39,6 +39,7 @@ def test_an_entry_runs_on_every_corpus_that_it_takes(entry, corpus, tmp_path):
     "What `prepare` lets through ends well; what it refuses is refused in one sentence, before a kernel starts"
     try: prepare(entry, dict(preset='smoke', corpus=corpus), ROOT)
     except ValueError as error: return corpus in str(error) or pytest.fail(str(error))
+    env = environment(**(dict(TEXTDIFFUSION_DATA=REAL_TEXT) if REAL_TEXT else {}))
     done = call('papermill', ROOT/f'nbs/{entry}.ipynb', tmp_path/'page.ipynb', '-p', 'preset', 'smoke', '-p', 'corpus',
-                corpus, '--no-progress-bar', env=environment(**(dict(TEXTDIFFUSION_DATA=REAL_TEXT) if REAL_TEXT else {})))
+                corpus, '--no-progress-bar', env=env)
     assert done.returncode == 0, done.stderr[-1500:]

@@ -103,7 +103,8 @@ REFUSED = [
     ('run 1 -p seeds [0,1]', 'seeds [0,1]'), ('run 1 --data-dir nowhere', 'data_dir nowhere'),
            ('run 1 -p steps 5 -p steps 6', 'steps twice'),
     ('run 1 -p steps=0', 'steps whole'), ('run 1 -p steps=5 -p steps 6', 'steps twice'),
-    ('render 1', '01_toy pinned records'), ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'),
+    ('render 1', '01_toy pinned records'),
+    ('run 2', "entry '2' 01_toy"), ('pin nothing', 'record nothing'), ('render', 'record pinned'),
            ('render nothing', 'nothing log'),
     ('verify 2', "entry '2' 01_toy"), ('verify 1 --preset tiny', 'preset tiny')]
 

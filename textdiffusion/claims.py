@@ -113,6 +113,7 @@ def read_claims(
                              f"{', '.join(lacks)}")
     return rows
 
+# %% ../nbs/lib/88_claims.ipynb #judgedc1
 def judged_claims(
     pins:dict, # from `read_pins`
     root:Path, # the checkout
@@ -130,7 +131,6 @@ def judged_claims(
     def known_of(name): return {slot: v for (owner, slot), v in facts_on.items() if owner == name}
     return [judged_claim(r, known_of(r['entry'])) | dict(source=r.get('source', ''), entry=r['entry']) for r in rows]
 
-# %% ../nbs/lib/88_claims.ipynb #clmpage1
 _CLAIMS_HEAD = '''# Claims
 
 Every statement of the sources that this journal answers, and what became of it. Made from the pinned records; not

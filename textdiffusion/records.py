@@ -339,7 +339,6 @@ def pinned(
     name = mine and mine['pins'].get(f'{preset} {corpus}' if preset else mine['headline'])
     return read_record(_record_path(root, name)) if name else None
 
-# %% ../nbs/lib/82_records.ipynb #headl001
 def headline(
     entry:str, # such as 05_anchor_loss
     root:Path|None=None, # the checkout
@@ -349,6 +348,7 @@ def headline(
     if path := os.environ.get('TEXTDIFFUSION_RECORD'): return read_record(Path(path))
     raise ValueError(f'{entry} has no pinned record here, and its page speaks of one: work in a checkout')
 
+# %% ../nbs/lib/82_records.ipynb #findrec1
 def find_record(
     name:str, # a path, entry/file, or the file's name
     root:Path|None=None, # the checkout

@@ -220,7 +220,7 @@ def _check_tensors(found, model, folder):
             raise ValueError(f'{what}: {name} holds values that are not finite, nan or infinite; this model cannot be '
                              'used')
 
-# %% ../nbs/lib/77_saved.ipynb #loadmod1
+# %% ../nbs/lib/77_saved.ipynb #savedld1
 def load_model(
     name:str|Path, # a folder, or a name on the hub that the cache holds
 ) -> tuple[nn.Module,Any]: # the model in eval mode on the CPU, and its PreTrainedTokenizerFast
