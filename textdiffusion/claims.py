@@ -13,7 +13,7 @@ from pathlib import Path
 from .checkout import checkout, entries, hold, read_json, read_record
 from .presets import one_of
 from .reading import told
-from .records import find_record, read_pins, to_json
+from .records import find_record, read_pins, slot_of, to_json
 from .runs import entry_module
 from .statistics import above, below, within
 from .whole_files import existing, write_whole
@@ -173,7 +173,7 @@ def pin(
     root = checkout(root)
     chosen = find_record(name, root)
     with hold(existing(root/'.runs')/'pin.lock', wait=30):
-        pins, slot = read_pins(root), f"{chosen['preset']} {chosen['corpus']}"
+        pins, slot = read_pins(root), ' '.join(slot_of(chosen))
         mine = pins.setdefault(chosen['entry'], dict(headline=slot, pins={}))
         mine['pins'][slot] = chosen['name']
         if headline: mine['headline'] = slot

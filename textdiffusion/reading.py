@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 from .plotting import label
 from .progress import duration
 from .comparing import drift
-from .records import damage_of, pinned
+from .records import damage_of, pinned, slot_of
 from .presets import sized
 from .statistics import Estimate, estimate, paired, within
 from .weights import digest
@@ -296,7 +296,7 @@ def show_agreement(
     by:tuple=('arm', 'seed'), # the columns that tell rows apart
 ) -> None:
     "Display whether a run says what the pinned record of its preset and corpus says"
-    held = pinned(record['entry'], record['preset'], record['corpus'])
+    held = pinned(record['entry'], *slot_of(record))
     found = drift(record, held, tol, by)
     same = 'This is' if held and held['name'] == record.get('name') else 'This run agrees with'
     word = 'This run beside' if found else same

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['RECORD_KB', 'plain', 'to_json', 'thinned', 'public_parameters', 'source_hash', 'run_key', 'commit_of', 'device_name',
            'Workplace', 'Run', 'collected', 'begin', 'attempts', 'circumstances', 'record_paths', 'records',
-           'damage_of', 'read_pins', 'pinned', 'headline', 'find_record']
+           'damage_of', 'read_pins', 'slot_of', 'pinned', 'headline', 'find_record']
 
 # %% ../nbs/lib/82_records.ipynb #a4157696
 import difflib
@@ -327,10 +327,17 @@ def _record_path(root, name):
     if _RECORD.fullmatch(name): return root/'journal'/f'{name}.json'
     raise ValueError(f'{name!r} is no name of a record: expected entry/file, as 05_anchor_loss/2026-11-21-cpu-e2e-1a2b')
 
+def slot_of(
+    record:dict, # of the journal
+) -> tuple: # its preset; its corpus, with the name of published weights behind it
+    "Under what a record is pinned"
+    weights = record['parameters'].get('base_model', '').partition('@')[0]
+    return record['preset'], f"{record['corpus']} {weights}".strip()
+
 def pinned(
     entry:str, # such as 05_anchor_loss
     preset:str|None=None, # together with corpus; None: the headline
-    corpus:str|None=None, # together with preset
+    corpus:str|None=None, # together with preset, from `slot_of`
     root:Path|None=None, # the checkout
 ) -> dict|None: # the record with its `name`, None where nothing is pinned
     "The pinned record of an entry for a preset and a corpus, or the entry's headline"

@@ -30,7 +30,7 @@ from .checkout import Entry, checkout, entries, find_entry, hold, read_json, rea
 from .presets import PRESET_NAMES, is_empty, one_of, settle, sized
 from .progress import BOARD, stage
 from .comparing import drift
-from .records import pinned, read_pins, run_key, to_json
+from .records import pinned, read_pins, run_key, slot_of, to_json
 from .screens import relay
 from .weights import digest
 from .whole_files import create_whole, existing, write_whole
@@ -391,6 +391,6 @@ def verify(
             except RunFailed as e:
                 yield plan.entry.name, 'failed', [dict(why=str(e))]
                 continue
-        held = pinned(plan.entry.name, new['preset'], new['corpus'], root)
+        held = pinned(plan.entry.name, *slot_of(new), root)
         found = drift(new, held, **entry_module(plan.entry, root).DRIFT) if held else []
         yield plan.entry.name, 'drifted' if found else 'matched' if held else 'ran', found
