@@ -297,9 +297,9 @@ def _curve_facts(record):
     return {k: fact(interval(v), 'nats_per_token', signed=True) for k, v in dict(teeth=teeth, own=own).items()}
 
 # %% ../nbs/06c_pretrained_masks.ipynb #e40f8db9
-ANSWER = """**Pretraining is a head start; more levels and being told the time bring nothing that shows.** At equal
-fine-tuning steps an arm from nothing is {{start}} dearer. Given the pretraining's 1,800 steps too it is not:
-{{total:bare}}. A hundred levels for ten change {{batch:bare}}, time conditioning {{time:bare}}."""
+ANSWER = """**A head start that lasts; more levels and being told the time hardly matter.** From bert-tiny's published
+weights masked diffusion ends {{start}} cheaper than from nothing at equal steps, and {{total:bare}} cheaper than from
+nothing with three times the steps. A hundred levels for ten change {{batch:bare}}, time conditioning {{time:bare}}."""
 
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"

@@ -34,6 +34,8 @@ from .progress import duration, expect, part, stage, whole_run
 from .weights import digest, public_weights
 from .whole_files import existing, write_whole
 
+_RECORD = re.compile(r'\w+/[\w.-]+') # entry/file
+
 # %% ../nbs/lib/82_records.ipynb #71574519
 def plain(
     value:Any, # numbers, strings, lists, dicts, arrays, tensors
@@ -313,8 +315,6 @@ def read_pins(
     if isinstance(pins, dict) and all(map(_are_pins, pins.values())): return pins
     raise ValueError('journal/pinned.json gives for each entry a headline and its pins, such as "cpu e2e" and the name '
                      'of a record: restore it from the history')
-
-_RECORD = re.compile(r'\w+/[\w.-]+') # entry/file
 
 def _are_pins(mine):
     "Whether this is what is pinned of an entry: names of records by preset and corpus, one of them the headline"
