@@ -120,17 +120,16 @@ def as_varied(
 _cpu = dict(corpus='restaurants', arms=['network'], seeds=1, steps=1200, teacher_steps=200, samples=64, seq_len=None,
             d_model=64, n_layers=4, n_heads=2, batch_size=32, lr=6e-3, muon_lr=1.2e-2, calls=[4, 8, 16],
             temperatures=[.7, .85, 1., 1.2, 1.4], hot=[1., 1.3, 1.6, 2., 2.5])
-_words = dict(seq_len=40, d_model=128, n_layers=3, n_heads=4, muon_lr=1e-2)
-_letters = dict(seq_len=64, d_model=96, n_layers=3, n_heads=3, muon_lr=1e-2, calls=[8, 16, 32])
+_words = dict(seq_len=40, d_model=96, n_layers=3, n_heads=3, muon_lr=1e-2)
+_letters = dict(seq_len=48, d_model=96, n_layers=3, n_heads=3, muon_lr=1e-2, calls=[8, 16, 32])
 _short = {'e2e': _words | dict(steps=500), 'tiny_shakespeare': _letters | dict(steps=400, samples=16)}
-_whole = {'e2e': _words | dict(steps=1300, teacher_steps=400),
-          'tiny_shakespeare': _letters | dict(steps=900, teacher_steps=800, samples=32)}
+_whole = {'e2e': _words | dict(steps=1000), 'tiny_shakespeare': _letters | dict(steps=800, samples=32)}
 PRESETS = dict(
     cpu=_cpu | dict(on=_short),
     smoke=_cpu | dict(steps=6, teacher_steps=6, samples=4, d_model=32, n_layers=1, batch_size=16, calls=[2, 4],
                       temperatures=[.8, 1.], hot=[1., 2.]),
-    long=_cpu | dict(corpus='e2e', seeds=3, steps=2000, teacher_steps=400, samples=80, on=_whole),
+    long=_cpu | dict(corpus='e2e', seeds=3, steps=2000, teacher_steps=500, samples=64, on=_whole),
     gpu=_cpu | dict(corpus='e2e', seeds=3, steps=6000, teacher_steps=1500, samples=512, d_model=256, on={
         'e2e': _words | dict(d_model=256), 'tiny_shakespeare': _letters | dict(d_model=384, n_heads=6)}))
-# four standard errors of 80 texts, and what another machine does to a trained model
+# four standard errors of 64 texts, and what another machine does to a trained model
 DRIFT = dict(tol=dict(teacher_nll=.4, unigram=.2), by=('arm', 'family', 'setting', 'temperature', 'seed'))
