@@ -33,6 +33,15 @@ def _text_options(p):
     p.add_argument('--column', help='the column of a table that holds the text')
     p.add_argument('--data-dir', help='folder with the text of a real corpus')
 
+def _writing_options(p):
+    "How a model writes, and how what it did is printed"
+    _help_with_rules(p)
+    p.add_argument('--rule', metavar='NAME=NUMBER', help='which places of a masked model each call fills; see below')
+    p.add_argument('--calls', type=int, help='calls of the denoiser per text, at most; not for autoregressive models')
+    p.add_argument('--temperature', type=float, help='below 1 sharper, above 1 flatter; not for continuous models')
+    p.add_argument('--seed', type=int, default=0, help='of chance; default: 0; the same seed gives the same texts')
+    p.add_argument('--json', action='store_true', help='print JSON')
+
 def add_commands(
     add, # (name, help) -> parser
 ) -> None:
@@ -52,21 +61,14 @@ def add_commands(
     p.add_argument('model', metavar='FOLDER', help='a saved model, or a name in the Hugging Face cache')
     _text_options(p)
     p.add_argument('-n', type=int, help='texts; default: 512 sentences, or 64 windows of running text')
-    p.add_argument('--calls', type=int, help='calls of the denoiser per text')
-    p.add_argument('--seed', type=int, default=0, help='of chance; default: 0')
-    p.add_argument('--json', action='store_true', help='print JSON')
+    _writing_options(p)
     p = add('sample', 'let a model write, continue or fill in')
-    _help_with_rules(p)
     p.add_argument('model', metavar='FOLDER', help='a saved model, or a name in the Hugging Face cache')
     p.add_argument('-n', type=int, default=5, help='texts; default: 5')
     p.add_argument('--prefix', metavar='TEXT', help='what every text begins with')
     p.add_argument('--infill', metavar='TEXT', help='a text with [MASK] for every token that is wanted')
-    p.add_argument('--rule', metavar='NAME=NUMBER', help='which places of a masked model each call fills; see below')
-    p.add_argument('--calls', type=int, help='calls of the denoiser per text, at most; not for autoregressive models')
-    p.add_argument('--temperature', type=float, help='below 1 sharper, above 1 flatter; not for continuous models')
+    _writing_options(p)
     p.add_argument('--watch', action='store_true', help='show on stderr how the texts come about, call by call')
-    p.add_argument('--seed', type=int, default=0, help='of chance; default: 0; the same seed gives the same texts')
-    p.add_argument('--json', action='store_true', help='print JSON')
 
 # %% ../nbs/lib/89_model_commands.ipynb #65e5b988
 def tracked(
@@ -151,12 +153,11 @@ def text_for(
     return corpus
 
 # %% ../nbs/lib/89_model_commands.ipynb #e51a3885
-def _written(model, n, seed, calls):
+def _written(model, n, seed, how):
     "Texts, in parts"
     import torch
     from textdiffusion.progress import stage
-    chance, how = torch.Generator().manual_seed(seed), {} if calls is None else dict(steps=calls)
-    parts = [min(64, n-i) for i in range(0, n, 64)]
+    chance, parts = torch.Generator().manual_seed(seed), [min(64, n-i) for i in range(0, n, 64)]
     texts = []
     with stage('writing', len(parts)) as bar:
         for k in parts:
@@ -169,7 +170,7 @@ def measured(
     corpus,        # from `text_for`
     n:int,         # texts
     seed:int=0,    # of chance
-    calls:int|None=None, # of the denoiser per text; None = the kind's default
+    **how,         # of the model's `generate`: steps, pick, temperature
 ) -> list[dict]:   # rows of the model and of real held-out text
     "What `evaluate` tells"
     import torch
@@ -181,7 +182,7 @@ def measured(
     chosen = torch.randperm(len(corpus.test), generator=torch.Generator().manual_seed(seed))[:n]
     real, judge = corpus.test[chosen], None if corpus.grammar else NGram(5).fit(corpus.train, corpus)
     rows = []
-    for name, ids in dict(model=_written(model, n, seed, calls), real=real).items():
+    for name, ids in dict(model=_written(model, n, seed, how), real=real).items():
         row = dict(text=name) | evaluate(ids, corpus, n=n)
         if judge: row['judge'] = judge.nll(ids).sum().item()/max(1, counted(ids, corpus).sum().item())
         rows.append(row)
@@ -216,11 +217,13 @@ def evaluate(
     from textdiffusion.metrics import check_count
     from textdiffusion.saved import load_model
     model, tokenizer = load_model(args.model)
+    how = how_asked(args, model.config)
     corpus = text_for(args, model, tokenizer)
     n = check_count('n', min(64 if model.config.running else 512, len(corpus.test)) if args.n is None else args.n)
     print(f'{corpus!r}: {n} texts of the model, {min(n, len(corpus.test))} held-out ones', file=sys.stderr, flush=True)
-    rows = measured(model.to(_device()), corpus, n, args.seed, args.calls)
-    about = dict(model=Path(args.model).name, corpus=corpus.name, fingerprint=corpus.fingerprint, n=n, seed=args.seed)
+    rows = measured(model.to(_device()), corpus, n, args.seed, **how)
+    about = dict(model=Path(args.model).name, corpus=corpus.name, fingerprint=corpus.fingerprint, n=n, seed=args.seed,
+                 rule=args.rule)
     print(json.dumps(about | dict(rows=rows), indent=1, ensure_ascii=False) if args.json else as_table(rows))
     return 0
 
@@ -250,6 +253,14 @@ def how_asked(
         raise ValueError('an autoregressive model makes one call per token: leave --calls out')
     return {name: value for name, value in how.items() if value is not None}
 
+def _counted(watch, parts):
+    "Tell `watch` every moment, and keep the calls of each text, part by part"
+    def told(moment):
+        if moment['step'] == 0: parts.append(None)
+        parts[-1] = moment['calls'].tolist()
+        if watch: watch(moment)
+    return told
+
 def _watching(tokenizer, wanted):
     "What `generate` tells its moments to, for a `with` block; None where nobody watches"
     if not wanted: return contextlib.nullcontext()
@@ -268,11 +279,14 @@ def sample(
     model, tokenizer = load_model(args.model)
     config, how = model.config, how_asked(args, model.config)
     ids = torch.tensor([ids_of(given, config, tokenizer)]) if given else None
+    parts = []
     with _watching(tokenizer, args.watch) as watch:
+        if args.json: watch = _counted(watch, parts)
         written = model.generate(ids, num_return_sequences=args.n, seed=args.seed, watch=watch, **how)
     texts = texts_of(written, config, tokenizer)
     about = dict(model=Path(args.model).name, trained_on=config.trained_on, seed=args.seed, given=given, rule=args.rule)
-    if args.json: print(harmless(json.dumps(about | dict(texts=texts), indent=1, ensure_ascii=False)))
+    calls = [n for part in parts for n in part]
+    if args.json: print(harmless(json.dumps(about | dict(texts=texts, calls=calls), indent=1, ensure_ascii=False)))
     else: print(*map(harmless, texts), sep='\n---\n' if config.running else '\n')
     return 0
 
