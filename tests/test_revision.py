@@ -208,7 +208,7 @@ def test_two_runs_agree_and_parts_are_free_of_each_other():
 
 @pytest.mark.parametrize('change, words', [
     (dict(rule='ReMDM'), 'rule must be a function.*remasking and planned make one'),
-    (dict(rule=remasking), 'remasking returns one.*remasking and planned make one'), (dict(rule=planned), 'returns one'),
+    (dict(rule=remasking), 'remasking returns one.*planned make one'), (dict(rule=planned), 'planned returns one'),
     (dict(times=lambda n: torch.linspace(0, 1, n+1)), 'levels must not'),
     (dict(times=lambda n: torch.zeros(n+1)), 'stay below 1'), (dict(steps=0), 'steps'), (dict(choose=3), 'choose'),
     (dict(z=torch.zeros(2, 4).long()), 'nothing to fill'), (dict(generator=7), 'torch.Generator'),

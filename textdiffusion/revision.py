@@ -15,8 +15,8 @@ from .arguments import check_count, check_function, check_number
 from .progress import stage
 from .sampling import evaluating
 from .schedules import mask_linear
-from .unmasking import (Moments, Prediction, ancestral, categorical, check_canvas, check_masked, check_rules,
-                                     check_scores, even_times, first_k, to_device_of, uniform)
+from .unmasking import (Moments, Prediction, ancestral, categorical, check_canvas, check_masked,
+                                     check_rules, check_scores, even_times, first_k, to_device_of, uniform)
 
 # %% ../nbs/lib/54_revision.ipynb #1c1c2dc6
 class Step(NamedTuple):
