@@ -111,4 +111,4 @@ def test_presets_grow():
     assert size['smoke'] < size['cpu'] < size['long'] < size['gpu']
 
 def test_a_wrong_parameter_is_refused():
-    refused_at_once(['samples'], 'textdiffusion', 'run', '07d_real_text', '-p', 'samples', '0')
+    refused_at_once(['samples'], 'run', '07d_real_text', '-p', 'samples', '0')

@@ -222,13 +222,14 @@ def _believed(record) -> dict:
     "The facts that decide the beliefs"
     rows, one = record['rows'], '1 a call'
     new = [values_by_seed(rows, 'new', of_way(family, one)) for family in ('drawn', 'random')]
+    length = [values_by_seed(rows, 'length', w) for w in (of_way('drawn, ends last', one), dict(arm='real'))]
     def between(column, setting, *families): return difference(rows, column, *(of_way(f, setting) for f in families))
     return dict(
         drawn_gain=between('whole', one, 'drawn', 'random'),
         drawn_new=fact(interval(new[0][s]/new[1][s] for s in new[0]), 'share'),
         entropy_loss=between('kl', '2 a call', 'entropy', 'random'),
         order_loss=between('kl', one, 'entropy', 'from the left'),
-        held_length=difference(rows, 'length', of_way('drawn, ends last', one), dict(arm='real')))
+        held_length=fact(interval(length[0][s] - length[1][s] for s in length[0]), 'length', signed=True))
 
 # %% ../nbs/07_confidence_decoding.ipynb #a6c77254
 ANSWER = """**No: at equal calls it writes worse text, or less of the language.** A confidence threshold changes whole
