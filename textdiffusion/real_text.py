@@ -172,7 +172,7 @@ def answer_figure(
             x, y = (mean_of(record['rows'], k, arm=arm) for k in ('unigram', 'teacher_nll'))
             left.plot(x, y, mark, color='k', ms=10)
         right.axhline(mean_of(record['rows'], 'teacher_nll', arm='real'), color='.35', lw=.8, ls=':')
-        left.set(xlabel='entropy of words (nats)', ylabel='price (nats per token)', title=record['corpus'])
+        left.set(xlabel='entropy of words or characters (nats)', ylabel='price (nats per token)', title=record['corpus'])
         right.set(xlabel='calls per text', title='as varied as held-out text')
     fig.legend(*axes[0, 1].get_legend_handles_labels(), loc='outside lower center', ncols=4, frameon=False, fontsize=9)
     return fig
