@@ -178,10 +178,10 @@ def answer_figure(
     return fig
 
 # %% ../nbs/07d_real_text.ipynb #realtxt26
-ANSWER = """**The warning does, the cure does not.** On E2E, at as many calls and as varied as real text, the surest
+ANSWER = """**The warning does, the cure does not.** On E2E, at equal calls and as varied as real text, the surest
 places, four a call, cost {{surest}} more than random ones; *one doubt* ({{doubt:bare}}) and a threshold of `0.9`
-({{threshold:bare}}) are level with these. As it comes, that threshold takes {{slower}} the calls and moves the price
-by {{better:bare}}. Real text costs {{real:bare}}, one random place a call {{single:bare}}."""
+({{threshold:bare}}) are level with these. Uncorrected, that threshold moves the price by {{better:bare}}, at
+{{slower}} the calls."""
 
 def _plain(
     record, column:str, # and what is compared
