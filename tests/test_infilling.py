@@ -46,13 +46,13 @@ CUT = [(words[:i], words[j:]) for words, i, j in zip(SENTENCES, (0, 1, 3, 2, 5),
 
 @pytest.mark.parametrize('before, after', CUT, ids=lambda words: '-'.join(words[:3]) or 'nothing')
 def test_the_lengths_are_those_of_the_language(before, after):
-    nll = length_nll(ORACLE, *sides(before, after), 12, **PLACE)
+    nll, _ = length_nll(ORACLE, *sides(before, after), 12, **PLACE)
     assert ((-nll).softmax(0) - exact(before, after, 12)).abs().max() < 1e-9
 
 def test_gaps_of_known_length_stand_beside_the_unknown_one():
     words = SENTENCES[0]
     before, after = [words[0], None, words[2]], [*words[6:-2], None, words[-1]]
-    nll = length_nll(ORACLE, *sides(before, after), 9, **PLACE)
+    nll, _ = length_nll(ORACLE, *sides(before, after), 9, **PLACE)
     assert ((-nll).softmax(0) - exact(before, after, 9)).abs().max() < 1e-9
 
 def test_drawn_lengths_and_words_are_those_of_the_language():

@@ -20,7 +20,7 @@ HEADLINES = {name: PINS[name]['pins'][PINS[name]['headline']] for name in entrie
 SOURCES = {p.stem: json.loads(p.read_text(encoding='utf-8')) for p in sorted((ROOT/'nbs').glob('*.ipynb'))}
 CLAIMS = json.loads((ROOT/'journal/claims.json').read_text(encoding='utf-8'))
 FIXED = ('parameters', 'seeds', 'corpus_info', 'seconds', 'training_minutes', 'schema', 'lam', 't', 'calls', 'steps',
-         'width', 'level')
+         'width', 'level', 'temperature')
 
 def module(entry): return importlib.import_module(f"textdiffusion.{entry.split('_', 1)[1]}")
 

@@ -194,12 +194,21 @@ def test_P2_keeps_as_many_as_its_level():
 def test_revision_costs_little_beside_the_forward_passes(name):
     assert overhead(lambda denoiser, z: revise(denoiser, z, 6, 78, rule=RULES[name], generator=seeded())) <= .35
 
+@pytest.mark.parametrize('name', RULES)
+def test_who_watches_sees_the_trace_and_the_calls(name):
+    told, how = [], dict(rule=RULES[name], trace_every=1)
+    ids, calls, trace = revise(table, torch.full((6, 9), 7), 8, 7, generator=seeded(2), watch=told.append, **how)
+    assert len(told) == len(trace) == 9 and all(a is b for a, b in zip(told, trace))
+    assert torch.equal(told[-1]['calls'], calls) and torch.equal(told[-1]['ids'], ids) and (told[0]['calls'] == 0).all()
+    assert torch.equal(ids, revise(table, torch.full((6, 9), 7), 8, 7, rule=RULES[name], generator=seeded(2))[0])
+
 def test_two_runs_agree_and_parts_are_free_of_each_other():
     a, b = (revise(table, torch.full((20, 9), 7), 8, 7, rule=RULES['doubt'], generator=seeded(5))[0] for _ in range(2))
     assert torch.equal(a, b)
 
 @pytest.mark.parametrize('change, words', [
     (dict(rule='ReMDM'), 'rule must be a function.*remasking and planned make one'),
+    (dict(rule=remasking), 'remasking returns one.*planned make one'), (dict(rule=planned), 'planned returns one'),
     (dict(times=lambda n: torch.linspace(0, 1, n+1)), 'levels must not'),
     (dict(times=lambda n: torch.zeros(n+1)), 'stay below 1'), (dict(steps=0), 'steps'), (dict(choose=3), 'choose'),
     (dict(z=torch.zeros(2, 4).long()), 'nothing to fill'), (dict(generator=7), 'torch.Generator'),

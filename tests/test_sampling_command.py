@@ -42,6 +42,7 @@ def test_every_option(kind, folders, say):
     where = [folders[kind], '-n', 2, *CALLS[kind]]
     told = json.loads(say(*where, '--seed', 3, '--json'))
     assert told['seed'] == 3 and len(told['texts']) == 2 and told['rule'] is None
+    assert len(told['calls']) == 2 and all(0 < n <= dict(masked=6, vectors=3, causal=29)[kind] for n in told['calls'])
     assert say(*where, '--seed', 3).splitlines() == told['texts'] != say(*where, '--seed', 4).splitlines()
     assert all(line.startswith('the mill') for line in say(*where, '--prefix', 'the mill').splitlines())
     if kind == 'causal': return
@@ -61,8 +62,34 @@ def test_a_rule_is_what_is_used(folders, say):
     said = say(folders['masked'], '-n', 2, '--rule', 'random_k=2')
     assert said.splitlines() == texts_of(ids, model.config, tokenizer) and said != say(folders['masked'], '-n', 2)
 
-def test_help_lists_the_rules(capsys):
-    with pytest.raises(SystemExit): main(['sample', '--help'])
+def test_calls_are_those_of_each_text(folders, say):
+    "From the left, a call for every place up to the end, what is behind it is free; vectors are asked as often each"
+    def told(kind, *words): return json.loads(say(folders[kind], '-n', 70, *words, '--json'))['calls']  # in two parts
+    for kind, words in dict(masked=['--rule', 'left=1'], causal=[]).items():
+        model, how = load_model(folders[kind])[0], dict(pick=rule_named('left=1')) if kind == 'masked' else {}
+        ids, c = model.generate(num_return_sequences=70, seed=0, **how)[:, 1:], model.config
+        over = (ids == c.eos_token_id) | (ids == c.pad_token_id)*(kind == 'masked')
+        assert told(kind, *words) == ((over.cumsum(1) == 0).sum(1) + 1).clamp(max=28).tolist()
+    assert told('vectors', '--calls', 3) == [3]*70
+
+def test_evaluate_takes_a_rule_as_sample_does(folders, capsys):
+    def measured(*words):
+        capsys.readouterr()
+        assert main(['evaluate', str(folders['masked']), '--corpus', 'restaurants', '-n', '8', '--json', *words]) == 0
+        return json.loads(capsys.readouterr().out)
+    plain, ruled = measured('--calls', '4'), measured('--calls', '4', '--rule', 'random_k=2')
+    assert (plain['rule'], ruled['rule']) == (None, 'random_k=2') and plain['rows'][1] == ruled['rows'][1]
+    assert plain['rows'][0] != ruled['rows'][0] == measured('--calls', '4', '--rule', 'random_k=2')['rows'][0]
+
+@pytest.mark.parametrize('kind, options, words', [
+    ('masked', ['--rule', 'best'], 'choose one of ancestral'), ('vectors', ['--rule', 'top_k=1'], 'is for masked'),
+    ('causal', ['--calls', '3'], 'one call per token'), ('masked', ['--rule', 'top_k=0'], 'k must be a whole number')])
+def test_evaluate_refuses_before_a_text_is_read(kind, options, words, folders, capsys):
+    assert words in told(capsys, 'evaluate', folders[kind], '--corpus', 'no such text', *options)
+
+@pytest.mark.parametrize('command', ['sample', 'evaluate'])
+def test_help_lists_the_rules(command, capsys):
+    with pytest.raises(SystemExit): main([command, '--help'])
     text = capsys.readouterr().out
     assert all(f'  {spelled(name)} ' in text for name in RULES)
 

@@ -90,10 +90,12 @@ def check_function(
     takes:Sequence[str], # what it is called with, in order
     hint:str='',         # what to do, at the end of the message
 ) -> Callable:           # `value`
-    "A TypeError unless it is a function that can be called with so many arguments"
+    "A TypeError unless it can be called with so many arguments; a function that says it returns one is not yet one"
     form = f'{name} must be a function of ({", ".join(takes)})'
     if isinstance(value, type) or not callable(value): raise TypeError(f'{form}, got {called(value)}{hint}')
     if signature := _parameters(value):
+        if signature.return_annotation is Callable:
+            raise TypeError(f'{form}, and {called(value)} returns one when it is called{hint}')
         try: signature.bind(*takes)
         except TypeError:
             has = f'({", ".join(signature.parameters)})'

@@ -43,19 +43,19 @@ def length_nll(
     seq_len:int,       # L
     mask_id:int,       # the mask
     pad_id:int,        # what follows the end
-) -> Tensor:           # (longest+1,) float64 nats, up to a constant
+) -> tuple:            # (longest+1,) float64 nats, up to a constant; (longest+1,L) the canvases of `gapped`
     "-log p of each length of the gap, in as many calls as there are tokens on the right"
     check_masked(denoiser); check_mask_id(mask_id, denoiser)
     hole, (left, right) = -1, (to_device_of(x, denoiser) for x in (left, right))          # seen as a mask, never filled
-    ids = gapped(left, right, longest, seq_len, hole, pad_id)
-    ids = ids.masked_fill(ids == mask_id, hole)                                           # gaps of a known length too
+    rows = gapped(left, right, longest, seq_len, mask_id, pad_id)
+    ids = rows.masked_fill(rows == mask_id, hole)                                         # gaps of a known length too
     z = ids.masked_fill((torch.arange(seq_len, device=ids.device) >= len(left)) & (ids != hole), mask_id)
     def ask(z, share):
         z = z.masked_fill(z == hole, mask_id)
         return denoiser(z, (z == mask_id).float().mean(1))
     with evaluating(denoiser):
         return sampler_nll(ask, ids, z, len(right)+1, mask_id, pick=best(leftmost, 1),
-                           settle=padded(int(right[-1]), pad_id, mask_id))[0]
+                           settle=padded(int(right[-1]), pad_id, mask_id))[0], rows
 
 # %% ../nbs/lib/56_infilling.ipynb #ed9de3bb
 def infill(
@@ -73,8 +73,8 @@ def infill(
 ) -> tuple:            # ids (n,L); (longest+1,) log-probability of each length
     "Draw the length of the gap from the model, and then its words"
     check_count('n', n)
-    log_p = (-length_nll(denoiser, left, right, longest, seq_len, mask_id, pad_id)).log_softmax(0)
-    rows = gapped(*(to_device_of(x, denoiser) for x in (left, right)), longest, seq_len, mask_id, pad_id)
+    nll, rows = length_nll(denoiser, left, right, longest, seq_len, mask_id, pad_id)
+    log_p = (-nll).log_softmax(0)
     z = rows[categorical(log_p.expand(n, -1), generator)]
     if not (z == mask_id).any(): return z, log_p
     return unmask(denoiser, z, seq_len, mask_id, pick=pick, choose=choose, generator=generator)[0], log_p

@@ -15,8 +15,8 @@ from .arguments import check_count, check_function, check_number
 from .progress import stage
 from .sampling import evaluating
 from .schedules import mask_linear
-from .unmasking import (Prediction, ancestral, categorical, check_canvas, check_masked, check_rules,
-                                     check_scores, even_times, first_k, to_device_of, uniform)
+from .unmasking import (Moments, Prediction, ancestral, categorical, check_canvas, check_masked,
+                                     check_rules, check_scores, even_times, first_k, to_device_of, uniform)
 
 # %% ../nbs/lib/54_revision.ipynb #1c1c2dc6
 class Step(NamedTuple):
@@ -176,26 +176,23 @@ def revise(
     choose:Callable=categorical,   # (logits (N,W), generator) -> (N,)
     settle:Callable=lambda z: z,   # z -> z, with what is certain filled in for the denoiser to see
     generator:torch.Generator|None=None, # of every draw
-    trace_every:int=0,             # keep the canvas before every n-th call and at the end; 0 keeps nothing
+    trace_every:int=0,             # as in `unmask`
+    watch:Callable|None=None,      # as in `unmask`
 ) -> tuple: # ids (B,L) without masks; (B,) int64 calls of each row; the trace as in `unmask`
     """Fill masks, and hide again what the rule takes back; the last call fills all that is left. A row is asked about
     only where it holds a mask and has changed since it was asked about last"""
-    check_masked(denoiser); check_rules(times, ancestral, choose, generator, trace_every)
+    check_masked(denoiser); check_rules(times, ancestral, choose, generator, trace_every, watch)
     check_function('rule', rule, ('at',), '; remasking and planned make one when they are called')
     check_canvas(z, steps, mask_id, alpha_bar, denoiser)
     check_levels(ab := alpha_bar(times(steps)).tolist()[:-1] + [1.])
-    z, trace, logits, before = to_device_of(z, denoiser), [], None, None
-    free, sure, calls = z == mask_id, (z != mask_id).float(), z.new_zeros(len(z))
-    gaps = free.sum(1).clamp(min=1)
-    keep = lambda: trace.append(dict(t=((z == mask_id).sum(1)/gaps).mean().item(), ids=z.cpu(), confidence=sure.cpu()))
+    z, logits, before = to_device_of(z, denoiser), None, None
+    free, sure, show = z == mask_id, (z != mask_id).float(), Moments(z, mask_id, watch, trace_every)
     with evaluating(denoiser), stage('sampling', steps) as bar:
         for i in range(steps):
-            if trace_every and i % trace_every == 0: keep()
             seen, hidden = settle(z), z == mask_id
             masked = seen == mask_id
             stale = masked.any(1) if before is None else masked.any(1) & (seen != before).any(1)
-            logits, before = _ask(denoiser, seen, masked.sum(1)/gaps, stale, logits, mask_id), seen
-            calls += stale
+            logits, before = _ask(denoiser, seen, masked.sum(1)/show.gaps, stale, logits, mask_id), seen
             said = Prediction(logits, masked, mask_id, choose, generator)
             at = Step(hidden, free & ~hidden, seen, sure, said, ab[i], ab[i+1], generator)
             fill, hide = (hidden, hidden & False) if i == steps-1 else rule(at)
@@ -203,6 +200,6 @@ def revise(
             tokens = said.tokens(now)
             sure = sure.masked_fill(fill, 1.).where(~now, said.probability(tokens, now).to(sure)).masked_fill(hide, 0.)
             z = seen.where(fill, z).masked_scatter(now, tokens).masked_fill(hide, mask_id)
+            show(z, sure, asked=stale)
             bar.tick()
-    if trace_every: keep()
-    return z, calls, trace
+    return z, show.calls, show.kept

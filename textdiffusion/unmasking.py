@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHUNK', 'canvas', 'even_times', 'uniform', 'categorical', 'greedy', 'first_k', 'ancestral', 'scheduled', 'random_k',
            'top_k', 'threshold', 'Prediction', 'to_device_of', 'check_masked', 'check_canvas', 'check_scores',
-           'check_rules', 'unmask']
+           'check_rules', 'Moments', 'unmask']
 
 # %% ../nbs/lib/52_unmasking.ipynb #3a423f28
 from collections.abc import Callable, Iterator
@@ -225,13 +225,45 @@ def check_rules(
     choose:Callable, # as in `unmask`
     generator:torch.Generator|None, # of every draw
     trace_every:int, # as in `unmask`
+    watch:Callable|None=None, # as in `unmask`
 ) -> None:
     "Raise if an argument of `unmask` is not the function that it asks for"
+    if watch is not None: check_function('watch', watch, ('moment',))
     check_function('times', times, ('steps',)); check_function('choose', choose, ('logits', 'generator'))
     check_function('pick', pick, ('masked', 'confidence', 'reveal', 'generator'),
                    '; random_k, top_k and threshold make a rule when they are called, as in top_k(2)')
     check_generator(generator)
     if trace_every != 0: check_count('trace_every', trace_every)
+
+# %% ../nbs/lib/52_unmasking.ipynb #moments1
+class Moments:
+    "What a sampler shows as it goes: `watch` is told every moment, each n-th and the last are kept"
+    def __init__(self,
+        z:Tensor,      # (B,L) the canvas before the first call
+        mask_id:int,   # the mask
+        watch:Callable|None=None, # is told a dict of step, t (share still masked), ids, confidence (B,L), calls (B,)
+        every:int=0,   # keep every n-th moment and the last; 0 keeps none
+    ):
+        self.mask_id, self.watch, self.every, self.kept, self.wanted = mask_id, watch, every, [], bool(watch or every)
+        self.gaps, self.calls, self.step = (z == mask_id).sum(1).clamp(min=1), z.new_zeros(len(z)), 0
+        self(z, (z != mask_id).float(), asked=0)
+
+    def __call__(self,
+        z:Tensor,            # (B,L) the canvas now
+        sure:Tensor,         # (B,L) the probability of each token when it was drawn; 0 where nothing stands
+        t:float|None=None,   # None = the share still masked
+        asked:Tensor|int|None=None, # (B,) rows that the call was about; None = those that held a mask before it
+    ) -> None:
+        "Show the canvas behind a call"
+        self.calls = self.calls + (self.open if asked is None else asked)
+        hidden, n, self.step = z == self.mask_id, self.step, self.step + 1
+        self.open = hidden.any(1)
+        if not self.wanted: return
+        moment = dict(step=n, t=(hidden.sum(1)/self.gaps).mean().item() if t is None else t, ids=z.cpu().clone(),
+                      confidence=sure.detach().float().cpu().clone(), calls=self.calls.cpu())
+        if self.watch: self.watch(moment)
+        if self.kept and self.kept[-1]['step'] % self.every: self.kept.pop()      # the last one, until another comes
+        if self.every: self.kept.append(moment)
 
 # %% ../nbs/lib/52_unmasking.ipynb #97b8cc2d
 def unmask(
@@ -247,27 +279,26 @@ def unmask(
     write:Callable=Prediction.tokens, # (said, now (B,L) bool) -> tokens of these positions
     settle:Callable=lambda z: z,   # z -> z after each call, with what is certain filled in at no cost
     generator:torch.Generator|None=None, # of every draw
-    trace_every:int=0,             # keep the canvas before every n-th call and at the end; 0 keeps nothing
-) -> tuple: # ids (B,L) without masks, and the trace: t (share still masked), ids, confidence of each token when drawn
+    trace_every:int=0,             # keep every n-th moment, the first one before any call, and the last; 0 keeps none
+    watch:Callable|None=None,      # is told every moment, as `Moments` has them
+) -> tuple: # ids (B,L) without masks, and the trace: the moments that were kept
     """Fill the masks in at most `steps` calls, the last of which fills all that is left; a row is asked about only as
     long as it holds a mask"""
-    check_masked(denoiser); check_rules(times, pick, choose, generator, trace_every)
+    check_masked(denoiser); check_rules(times, pick, choose, generator, trace_every, watch)
     check_canvas(z, steps, mask_id, alpha_bar, denoiser)
-    ab, z, trace = alpha_bar(times(steps)).tolist()[:-1] + [1.], to_device_of(z, denoiser), []
+    ab, z = alpha_bar(times(steps)).tolist()[:-1] + [1.], to_device_of(z, denoiser)
     memory = {}                                                         # what a rule keeps from call to call
-    gaps, sure = (z == mask_id).sum(1).clamp(min=1), (z != mask_id).float()
-    keep = lambda: trace.append(dict(t=((z == mask_id).sum(1)/gaps).mean().item(), ids=z.cpu(), confidence=sure.cpu()))
+    sure, show = (z != mask_id).float(), Moments(z, mask_id, watch, trace_every)
     with evaluating(denoiser), stage('sampling', steps) as bar:
         for i in range(steps):
             masked = z == mask_id
             if not (live := masked.any(1)).any(): break
-            if trace_every and i % trace_every == 0: keep()
-            logits = check_scores(denoiser(z[live], (masked.sum(1)/gaps)[live]), z[live], mask_id)
+            logits = check_scores(denoiser(z[live], (masked.sum(1)/show.gaps)[live]), z[live], mask_id)
             said = Prediction(logits, masked, mask_id, choose, generator, memory)
             now = masked if i == steps-1 else pick(masked, said, (ab[i+1]-ab[i])/(1-ab[i]), generator)
             tokens = write(said, now)
-            if trace_every: sure = sure.where(~now, said.probability(tokens, now))
+            if show.wanted: sure = sure.where(~now, said.probability(tokens, now))
             z, logits, said = settle(z.masked_scatter(now, tokens)), None, None
+            show(z, sure)
             bar.tick()
-    if trace_every: keep()
-    return z, trace
+    return z, show.kept
