@@ -11,7 +11,6 @@ __all__ = ['EveryPlace', 'Given', 'label_logp', 'even_sequence', 'mask_exactly',
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -45,10 +44,11 @@ class EveryPlace(nn.Module):
     def forward(self,
         z:Tensor,     # (B,1+L) the class, then text with masks
         share:Tensor, # (B,) of masks
-    ) -> Tensor:      # (B,1+L,W), zeros at the class
+    ) -> Tensor:      # (B,1+L,W), zeros at the class; or (N,W), of a body that scores hidden places alone
         "One call of the denoiser"
         self.of = z[:, 0] - self.first
-        return F.pad(self.body(z[:, 1:], share), (0, 0, 1, 0))
+        said = self.body(z[:, 1:], share)
+        return said if said.ndim == 2 else F.pad(said, (0, 0, 1, 0))
 
 class Given(nn.Module):
     "A denoiser of text under one class, of a model whose rows begin with the token of their class"
@@ -62,13 +62,14 @@ class Given(nn.Module):
     def forward(self,
         z:Tensor,     # (B,L) text with masks
         share:Tensor, # (B,) of masks
-    ) -> Tensor:      # (B,L,W)
+    ) -> Tensor:      # (B,L,W); or (N,W), as the model
         "One call, the class told"
-        return self.model(F.pad(z, (1, 0), value=self.token), share)[:, 1:]
+        said = self.model(F.pad(z, (1, 0), value=self.token), share)
+        return said if said.ndim == 2 else said[:, 1:]
 
 # %% ../nbs/lib/57_classifying.ipynb #2b04db0e
 def label_logp(
-    model:Callable, # (z (B,1+L), share (B,)) -> logits (B,1+L,W)
+    model:Callable, # (z (B,1+L), share (B,)) -> logits (B,1+L,W) or, of hidden places alone, (B,W)
     ids:Tensor,     # (n,L) whole text
     mask_id:int,    # the mask
     first:int,      # the token of class 0
@@ -78,9 +79,10 @@ def label_logp(
     "The class as the last token to be filled in: one call a text"
     rows = F.pad(check_rows(check_tokens(ids)), (1, 0), value=mask_id)
     with evaluating(model):
-        said = [model(z, z.new_full((len(z),), 1/z.shape[1], dtype=torch.float))[:, 0, first:first+classes].cpu()
+        said = [model(z, z.new_full((len(z),), 1/z.shape[1], dtype=torch.float))
                 for z in to_device_of(rows, model).split(batch)]
-    return torch.cat(said).double().log_softmax(-1)
+    own = torch.cat([s if s.ndim == 2 else s[:, 0] for s in said])[:, first:first+classes]
+    return own.cpu().double().log_softmax(-1)
 
 # %% ../nbs/lib/57_classifying.ipynb #ee26aa4b
 def even_sequence(

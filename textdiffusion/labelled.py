@@ -48,6 +48,7 @@ def in_turn(
     "Rows of all classes in turn"
     return torch.stack([F.pad(ids, (1, 0), value=first+c) for c, ids in enumerate(parts)], 1).flatten(0, 1)
 
+# %% ../nbs/lib/58_labelled.ipynb #41b409fa
 def once(
     rows:Tensor, # (n,1+L)
     held:Tensor, # (m,1+L) rows that are held out
@@ -72,9 +73,9 @@ def numbered(
     if not every: place = F.pad(place, (0, max(0, corpus.vocab_size - len(place))), value=int(place[0]))
     return pieces, place.index_put((pieces,), torch.arange(len(pieces)))
 
-# %% ../nbs/lib/58_labelled.ipynb #0805c791
+# %% ../nbs/lib/58_labelled.ipynb #beabafcf
 class AtMasks(nn.Module):
-    "A pretrained masked language model that scores what is hidden, and leaves zeros elsewhere"
+    "A pretrained masked language model that scores what is hidden and nothing else"
     def __init__(self,
         lm:Any,        # a transformers model with a masked-language-model head; its table is cut in place
         pieces:Tensor, # tokens that are kept; two more follow, for classes
@@ -92,19 +93,17 @@ class AtMasks(nn.Module):
     def forward(self,
         z:Tensor,     # (B,L) text with masks
         share:Tensor, # (B,) not used
-    ) -> Tensor:      # (B,L,W), zeros where nothing is hidden
+    ) -> Tensor:      # (N,W) of the N hidden places, row by row
         "One call of the denoiser"
         seen = z != self.pad
         n = int(seen.any(0).sum())
         h = self.lm.base_model(input_ids=z[:, :n], attention_mask=seen[:, :n].long()).last_hidden_state
         head, = (part for part in self.lm.children() if part is not self.lm.base_model)
-        where = (z[:, :n] == self.mask_id).nonzero(as_tuple=True)
-        said = head(h[where])
-        return said.new_zeros(*z.shape, said.shape[-1]).index_put(where, said)
+        return head(h[z[:, :n] == self.mask_id])
 
-# %% ../nbs/lib/58_labelled.ipynb #56105605
+# %% ../nbs/lib/58_labelled.ipynb #2fa0152c
 def row_of(
-    task:Task,
+    task:Task,     # whose texts they are
     score:Tensor,  # (n,2) log p(text | class) of the test texts, up to a constant a text
     spare:Tensor,  # (m,2) the same of `task.valid`
     way:str,       # what the classifier is called
@@ -121,7 +120,7 @@ def row_of(
                 calls=float(calls), ms=1000*seconds/len(y), right=right.int().tolist(), **more)
 
 def drawn(
-    task:Task,
+    task:Task,     # whose texts they are
     draw:Callable, # (text (n,L), K) -> (K,n,2) nats
     most:int,      # K
 ) -> tuple:        # draws of the test texts, of the valid ones; the seconds that the first took
@@ -132,7 +131,7 @@ def drawn(
     return test, draw(task.valid[:, 1:], most), seconds
 
 def by_draws(
-    task:Task,
+    task:Task,     # whose texts they are
     way:str,       # what the classifier is called
     test:Tensor,   # (K,n,2) nats of the test texts
     spare:Tensor,  # (K,m,2) of the valid ones
@@ -147,24 +146,25 @@ def by_draws(
         rows.append(row_of(task, -test[:k].mean(0), -spare[:k].mean(0), way, 2*k, seconds*k/most, **told))
     return rows
 
+# %% ../nbs/lib/58_labelled.ipynb #f3453ccc
 def shared(
-    task:Task,
+    task:Task,     # whose texts they are
     models:list, # a denoiser of text for each class
 ) -> Callable:   # for `drawn`
     "Exact counts, the same masks for both classes"
     return lambda text, k: count_draws(models, text, task.mask_id, k, task.keep)
 
 def timed(
-    task:Task,
+    task:Task,     # whose texts they are
     models:list, # a denoiser of text for each class
     *how,        # draw_t and price of `time_draws`
 ) -> Callable:   # for `drawn`
     "Times and masks of its own for each class and draw"
     return lambda text, k: time_draws(models, text, task.mask_id, k, *how, keep=task.keep)
 
-# %% ../nbs/lib/58_labelled.ipynb #44794896
+# %% ../nbs/lib/58_labelled.ipynb #c8c462bd
 def tested(
-    task:Task,
+    task:Task,     # whose texts they are
     test:Tensor,   # (K,n,2) nats of the test texts, from shared counts
     spare:Tensor,  # (K,m,2) of the valid ones
     seconds:float, # that the draws of the test texts took
@@ -176,7 +176,7 @@ def tested(
     return row_of(task, -score, -spare.mean(0), 'sequential test', 2*mean, seconds*mean/len(test))
 
 def read(
-    task:Task,
+    task:Task,     # whose texts they are
     model:Callable, # (z (B,1+L), share (B,)) -> logits (B,1+L,W)
     way:str,        # what the classifier is called
 ) -> dict:          # a row
@@ -187,11 +187,9 @@ def read(
     return row_of(task, test, said(task.valid), way, 1, time.perf_counter() - start)
 
 def two_by_two(
-    task:Task,
-    models:list,  # a denoiser of text for each class
-    draws:int=8,  # of shared counts
-) -> dict:        # cost_ab: nats a text of class a under the model of class b
+    task:Task,     # whose texts they are
+    draws:Tensor,  # (K,n,2) nats of the test texts
+) -> dict:         # cost_ab: nats a text of class a under the model of class b
     "What texts of each class cost under each class; where the diagonal is not lower, nothing was learned of the class"
-    y = task.labels(task.test)
-    cost = count_draws(models, task.test[:, 1:], task.mask_id, draws, task.keep, seed=1).mean(0)
+    y, cost = task.labels(task.test), draws.mean(0)
     return {f'cost_{a}{b}': cost[y == a, b].mean().item() for a in (0, 1) for b in (0, 1)}
