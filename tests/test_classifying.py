@@ -1,5 +1,6 @@
 "Classifiers that write: estimators against what is known exactly, decisions, calibration, and the traps of entry 09"
 import math
+from dataclasses import replace
 from itertools import combinations, permutations
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ from textdiffusion.classifying import (EveryPlace, Given, auroc, brier, calibrat
     predicted_wrong, sequential, sometimes, time_draws)
 from textdiffusion.corpora import load_corpus
 from textdiffusion.denoising import masked_nelbo
-from textdiffusion.generative_classifier import BELIEFS, CHOICES, LOSSES, PRESETS, TASKS, facts, sides_task, trained
+from textdiffusion.generative_classifier import (BELIEFS, CHOICES, LOSSES, PRESETS, SIDES, TASKS, facts, sides_task,
+                                                 trained)
 from textdiffusion.labelled import Task, in_turn, once, two_by_two
 from textdiffusion.models import MaskedConfig, MaskedDenoiser
 from textdiffusion.objectives import masked_bound, masked_nll
@@ -101,8 +103,6 @@ def test_with_perfect_probabilities_the_bound_is_the_price_and_all_hidden_is_wor
 def test_on_the_language_perfect_models_decide_as_the_exact_rule():
     run = SimpleNamespace(corpus=load_corpus('restaurants'), device='cpu', cfg=SimpleNamespace(held=24, spare=4))
     task, sides = sides_task(run, 0), []
-    from dataclasses import replace
-    from textdiffusion.generative_classifier import SIDES
     for rules in SIDES: sides.append(masked_oracle(replace(run.corpus, grammar=run.corpus.grammar.sub_language(
         rules=rules))))
     text = task.test[:, 1:]
@@ -123,7 +123,8 @@ def test_draws_agree_with_the_bound_of_the_library():
     assert abs((a - b).mean()) < .2
 
 def test_a_text_without_free_places_and_an_empty_list_are_refused():
-    with pytest.raises(ValueError, match='row 0 has no position'): count_draws([clueless], TEXT, V, keep=torch.tensor(True))
+    with pytest.raises(ValueError, match='row 0 has no position'):
+        count_draws([clueless], TEXT, V, keep=torch.tensor(True))
     with pytest.raises(ValueError, match='a denoiser for each class'): time_draws([], TEXT, V)
 
 def test_what_is_hidden_at_fifteen_percent():
@@ -161,7 +162,8 @@ def test_a_temperature_changes_neither_decisions_nor_order():
     T = fit_temperature(score, labels)
     assert T == pytest.approx(6, rel=.15)
     hot, cool = posterior(score), posterior(score, T)
-    assert torch.equal(hot.argmax(1), cool.argmax(1)) and calibration_error(cool, labels) < calibration_error(hot, labels)
+    assert torch.equal(hot.argmax(1), cool.argmax(1))
+    assert calibration_error(cool, labels) < calibration_error(hot, labels)
     assert auroc(score[:, 1] - score[:, 0], labels) == auroc((score[:, 1] - score[:, 0])/T, labels)
     assert brier(torch.eye(2)[labels], labels) == 0 and brier(torch.eye(2)[1-labels], labels) == 2
 
@@ -194,7 +196,7 @@ def test_a_class_at_every_place_is_learned_and_the_wrong_label_costs_more():
     before = model.vector.weight.detach().clone()
     run = fit(model, masked_bound(6, keep=lambda ids: ids >= 7), lambda step: toy(step, 32), 150,
               optimizer=lambda m: muon_adamw(m, lr=1e-2))
-    assert (model.vector.weight - before).norm() > .1 and before.norm() > 1         # it has a gradient, and no zero start
+    assert (model.vector.weight - before).norm() > .1 and before.norm() > 1       # a gradient, and no zero start
     rows = toy(999, 64)
     task = Task(rows, rows, toy, 6, 7, torch.tensor([8]), torch.arange(9))
     cost = two_by_two(task, count_draws([Given(run.ema, 7 + c) for c in (0, 1)], rows[:, 1:], 6, 16))
