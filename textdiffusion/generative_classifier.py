@@ -18,7 +18,7 @@ from .labelled import AtMasks, Task, in_turn, numbered, once
 from .models import MaskedConfig, MaskedDenoiser
 from .objectives import masked_bound, masked_ce
 from .optimizers import adamw, muon_adamw
-from .pretrained_masks import masked_lm
+from .pretrained_masks import check_fit, masked_lm
 from .reading import Belief, Facts, Unit, fact
 from .reading_text import repair_all
 from .statistics import above, below, estimate, interval, mean_of, paired, values_by_seed
@@ -161,7 +161,8 @@ def check(cfg, corpus) -> None:
     if not cfg.base_model: return
     if cfg.corpus == 'restaurants':
         raise ValueError('base_model reads real text: choose --corpus rotten_tomatoes, or leave it empty')
-    masked_lm(cfg.base_model)
+    text = corpus_of(cfg)
+    check_fit(masked_lm(cfg.base_model), text.tokenizer, text.seq_len)
 
 def corpus_of(cfg): # a Corpus
     "The corpus of a run, in the pieces of `base_model` where one is given"
