@@ -208,9 +208,10 @@ def answer_figure(record) -> object: # figure
     return fig
 
 # %% ../nbs/09_generative_classifier.ipynb #7cf71e6a
-ANSWER = """**Yes, if it is asked well.** A network told the class at every word is right on {{full}} of the texts, a
-discriminative head on {{head}}, the best possible rule on {{bayes}}. Asked once with noise of its own for each class,
-as the source did, it is right on {{once}}. And a file sorted by label shows {{absurd}} where {{uneven}} is true."""
+ANSWER = """**Yes, if it is asked well; on film reviews it stays behind a head.** Told the class at every word it is
+right on {{full}} of the texts of a small language, a head on {{head}}, the best possible rule on {{bayes}}. Asked once,
+with noise of its own for each class, as the source did: {{once}}. A file sorted by label shows {{absurd}} where
+{{uneven}} is true."""
 
 
 def best_of(record) -> dict: # what its rows have
@@ -239,8 +240,8 @@ def _levels(record) -> dict: # name -> Fact
         absurd=at('sorted_file', **where['uneven']), five_sorted=at('sorted_file', **where['five']),
         seq_calls=at('calls', Unit('calls', 1, 0), way='sequential test'), ece_full=at('ece', **full),
         ece_once=at('ece', **where['once']), cooled_once=at('ece_after', **where['once']),
-        expected=at('predicted', **where['shared']), expected_indep=at('predicted', **where['indep']),
-        T_full=at('temperature', Unit(), **full), nats_told=_learned(record, 'everywhere'),
+        expected=at('predicted', **where['shared']),
+        nats_told=_learned(record, 'everywhere'),
         nats_token=_learned(record, 'token'), nats_apart=_learned(record, 'apart'))
 
 # %% ../nbs/09_generative_classifier.ipynb #443bf7ab
@@ -253,5 +254,4 @@ def facts(record) -> Facts: # by name
     return Facts(_levels(record), behind=ahead(best_of(record), head),
         shared_gain=ahead(asked, dict(arm='everywhere', way='independent times', k=most)),
         told=ahead(asked, dict(arm='token', way='shared counts')),
-        one_model=ahead(asked, dict(arm='apart', way='shared counts')),
         bag_gap=ahead(dict(way='bag of words'), head))
