@@ -15,7 +15,8 @@ from helpers import overhead
 from textdiffusion import unmasking
 from textdiffusion.corpora import oracle
 from textdiffusion.tokenizing import list_tokenizer
-from textdiffusion.denoising import _mask_exactly, _stratified_counts, masked_nelbo
+from textdiffusion.classifying import mask_exactly
+from textdiffusion.denoising import _stratified_counts, masked_nelbo
 from textdiffusion.grammar import Grammar
 from textdiffusion.metrics import exact_nll, nll_rates, oracle_scores
 from textdiffusion.models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, load, rms_norm, rotary
@@ -225,7 +226,7 @@ def test_counts_are_stratified_and_masks_are_common():
 
 def test_levels_are_beta_and_independent_of_which_positions():
     ids, free = torch.zeros(20_000, 6, dtype=torch.long), torch.arange(6) > 0
-    z, level = _mask_exactly(ids, torch.full((20_000,), 2), free.expand(20_000, 6), 1, seeded())
+    z, level = mask_exactly(ids, torch.full((20_000,), 2), free.expand(20_000, 6), 1, seeded())
     assert not (z[:, 0] == 1).any() and ((z == 1).sum(1) == 2).all()
     # Beta(2, 4)
     assert level.mean().item() == pytest.approx(2/6, abs=.004)

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['CORPORA', 'MAX_LEN', 'KEEP', 'oracle', 'spell', 'word_rows', 'spelled_rows', 'e2e', 'wikitext2', 'tiny_shakespeare',
-           'rotten_tomatoes', 'imdb', 'corpus_source', 'renamed', 'public_name', 'cache_folder', 'cache_key', 'keep',
-           'kept', 'own_words', 'own_corpus', 'load_corpus', 'settled_corpus']
+           'review_classes', 'rotten_tomatoes', 'imdb', 'corpus_source', 'renamed', 'public_name', 'cache_folder',
+           'cache_key', 'keep', 'kept', 'own_words', 'own_corpus', 'load_corpus', 'settled_corpus']
 
 # %% ../nbs/lib/11_corpora.ipynb #5e56f19b
 import hashlib
@@ -151,19 +151,25 @@ def tiny_shakespeare(
                         source=source, licence='public domain', note=note)
 
 # %% ../nbs/lib/11_corpora.ipynb #1c54ae8d
+def review_classes(
+    data_dir:str|Path|None=None, # folder that holds rotten_tomatoes/
+) -> tuple[dict[str, list[str]], str]: # 'pos' and 'neg' -> sentences as they stand in the files; the source
+    "The two classes of `rotten_tomatoes`, unsplit"
+    def hub():
+        data = hub_dataset('cornell-movie-review-data/rotten_tomatoes')
+        rows = [(label, text.strip()) for key in ('train', 'validation', 'test')
+                for label, text in zip(data[key]['label'], data[key]['text'])]
+        return {name: [text for label, text in rows if label == i] for i, name in enumerate(('neg', 'pos'))}
+    return find_text('rotten_tomatoes', {c: f'rotten_tomatoes/rt-polarity.{c}' for c in ('pos', 'neg')},
+                     read_lines, hub, data_dir)
+
 def rotten_tomatoes(
     seq_len:int|None=None,       # L; None for 64
     tokenizer:Any=None,          # whatever `resolve_tokenizer` takes; None for words seen more than twice
     data_dir:str|Path|None=None, # folder that holds rotten_tomatoes/
 ) -> Corpus:                     # sentences
     "Sentences from film reviews, 80/10/10, each split half praise and half blame"
-    def hub():
-        data = hub_dataset('cornell-movie-review-data/rotten_tomatoes')
-        rows = [(label, text.strip()) for key in ('train', 'validation', 'test')
-                for label, text in zip(data[key]['label'], data[key]['text'])]
-        return {name: [text for label, text in rows if label == i] for i, name in enumerate(('neg', 'pos'))}
-    classes, source = find_text('rotten_tomatoes', {c: f'rotten_tomatoes/rt-polarity.{c}' for c in ('pos', 'neg')},
-                                read_lines, hub, data_dir)
+    classes, source = review_classes(data_dir)
     try: text = stratified([classes['pos'], classes['neg']], dict(train=.8, valid=.1, test=.1))
     except ValueError as error: raise ValueError(f'rotten_tomatoes: {error}') from None
     note = with_sizes('split 80/10/10 by class, seed 0', 'rotten_tomatoes',

@@ -11,6 +11,7 @@ from typing import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from .classifying import mask_exactly
 from .arguments import (called, check_count, check_function, check_mask_id, check_rows, check_tokens,
                                      known_ids)
 from .metrics import counted
@@ -114,18 +115,6 @@ def _stratified_counts(
     offset = (torch.randperm(n, generator=generator) + torch.rand(1, generator=generator, dtype=torch.float64)) / n
     return ((torch.arange(draws) + offset[:, None]) / draws * m[:, None]).long().clamp(max=m[:, None]-1) + 1
 
-def _mask_exactly(
-    ids:Tensor,                # (B,L) tokens, on the CPU
-    k:Tensor,                  # (B,) how many to mask
-    free:Tensor,               # (B,L) bool, which may be masked: at least k
-    mask_id:int,               # the mask
-    generator:torch.Generator, # on the CPU
-) -> tuple[Tensor,Tensor]:     # z (B,L), and the level (B,) float32: Beta(k, m-k+1), independent of which are masked
-    "Mask k positions of each row, any k equally likely"
-    u = torch.rand(ids.shape, generator=generator, dtype=torch.float64).masked_fill(~free, 2.)
-    level = u.sort(1).values.gather(1, k[:, None]-1)
-    return ids.masked_fill(u <= level, mask_id), level[:, 0].float()
-
 # %% ../nbs/lib/63_denoising.ipynb #96eab55d
 def masked_nelbo(
     denoiser:Callable, # (z (B,L), share (B,)) -> logits (B,L,W)
@@ -147,7 +136,7 @@ def masked_nelbo(
     total = torch.zeros(len(ids), dtype=torch.float64)
     with evaluating(denoiser):
         for k in _stratified_counts(m, draws, generator).T:
-            z, level = _mask_exactly(ids, k, free, mask_id, generator)
+            z, level = mask_exactly(ids, k, free, mask_id, generator)
             parts = zip(*(to_device_of(x, denoiser).split(batch) for x in (z, level, ids)))
             nll = [masked_nll(denoiser(z_t, share), x, z_t, mask_id).double().sum(1).cpu() for z_t, share, x in parts]
             total += m/k * torch.cat(nll) / draws

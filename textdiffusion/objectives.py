@@ -239,14 +239,14 @@ def subs(
     return torch.where((z_t == mask_id)[..., None], logp, seen)
 
 def masked_nll(
-    logits:Tensor, # (B,L,W) scores
+    logits:Tensor, # (B,L,W) scores; or (N,W), of a model that scores the N masked places alone, row by row
     ids:Tensor,    # (B,L) the tokens behind the masks
     z_t:Tensor,    # (B,L) text with masks
     mask_id:int,   # the mask
 ) -> Tensor:       # (B,L) nats, 0 where the token is visible
     "Cross-entropy of the hidden tokens: -`subs` at the true token, computed at the masks alone"
     at = (z_t == mask_id).flatten().nonzero()[:, 0]
-    scores = forbid(logits.flatten(0, 1).index_select(0, at), mask_id)
+    scores = forbid(logits if logits.ndim == 2 else logits.flatten(0, 1).index_select(0, at), mask_id)
     nll = F.cross_entropy(scores, ids.flatten().index_select(0, at), reduction='none')
     return nll.new_zeros(ids.numel()).index_add(0, at, nll).view_as(ids)
 
