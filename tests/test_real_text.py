@@ -6,13 +6,12 @@ import pytest
 import torch
 
 from helpers import refused_at_once
-from textdiffusion.confidence_decoding import at_equal_calls
 from textdiffusion.corpora import load_corpus
 from textdiffusion.judges import fit_teacher
 from textdiffusion.metrics import distinct, unigram_entropy, word_rows
 from textdiffusion.reading import Facts
-from textdiffusion.real_text import (BELIEFS, LINES, ONE, PRESETS, as_varied, empty, facts, reached, references, scored,
-                                     ways, written)
+from textdiffusion.real_text import (BELIEFS, LINES, ONE, PRESETS, as_varied, beside_random, empty, facts, reached,
+                                     references, scored, ways, written)
 from textdiffusion.records import Run, headline, pinned
 from textdiffusion.streams import running_text
 
@@ -93,8 +92,16 @@ def test_a_rule_that_is_dearer_by_so_much_is_found_so(shift, calls):
                   [dict(row(1., 4.2, 9.), arm='real', seed=s) for s in range(3)])
     base = float(np.interp(calls, list(known), list(known.values())))
     record['rows'] += curve(calls, -.5, base + shift)
-    found = at_equal_calls(as_varied(record), 'x', '1', 'teacher_nll')
+    found = beside_random(as_varied(record), 'x', '1')
     assert found.mean == pytest.approx(shift, abs=1e-6) and found.sd < 1e-6
+
+def test_seeds_in_which_random_places_are_never_so_varied_are_left_out():
+    def point(seed, **name): return row(1., 3., 1. + seed, seed=seed, **name)
+    ways = [point(s, family='random', setting=n) for s, n in ((0, '4'), (0, '8'), (1, '4'))]
+    varied = dict(rows=[*ways, *(dict(point(s), teacher_nll=9.) for s in (0, 1))])
+    assert beside_random(varied, 'x', '1').mean == 8. and beside_random(varied, 'random', '8').mean == 0.
+    for nothing in (beside_random(varied, 'y', '1'), beside_random(dict(rows=varied['rows'][2:]), 'x', '2')):
+        assert nothing.mean != nothing.mean and not nothing.clear
 
 def test_what_is_never_so_varied_has_no_row():
     record = dict(rows=[row(1., 2., 1.), row(2., 3., 2.), dict(row(1., 9., 1.), arm='real', family='real')])
