@@ -208,10 +208,9 @@ def answer_figure(record) -> object: # figure
     return fig
 
 # %% ../nbs/09_generative_classifier.ipynb #7cf71e6a
-ANSWER = """**Yes, if it is asked well; on film reviews it stays behind a head.** Told the class at every word it is
-right on {{full}} of the texts of a small language, a head on {{head}}, the best possible rule on {{bayes}}. Asked once,
-with noise of its own for each class, as the source did: {{once}}. A file sorted by label shows {{absurd}} where
-{{uneven}} is true."""
+ANSWER = """**Yes, if asked well; on film reviews a head stays ahead.** Told the class at every word it is right on
+{{full}}, a head on {{head}}, the best possible rule on {{bayes}}. Asked once, with noise of its own for each class:
+{{once}}. A file sorted by label shows {{absurd}} where {{uneven}} is true."""
 
 
 def best_of(record) -> dict: # what its rows have
@@ -242,7 +241,7 @@ def _levels(record) -> dict: # name -> Fact
         ece_once=at('ece', **where['once']), cooled_once=at('ece_after', **where['once']),
         expected=at('predicted', **where['shared']),
         nats_told=_learned(record, 'everywhere'),
-        nats_token=_learned(record, 'token'), nats_apart=_learned(record, 'apart'))
+        nats_token=_learned(record, 'token'))
 
 # %% ../nbs/09_generative_classifier.ipynb #443bf7ab
 def facts(record) -> Facts: # by name
