@@ -110,7 +110,7 @@ def test_signals_stop_in_a_sentence_and_the_run_goes_on(sign, status, calm, plac
     rng, seen = random.Random(f'{SEED} {sign}'), []
     for entry in ENTRIES[:4]:
         p = start(place, entry)
-        try: p.wait(timeout=rng.uniform(4, max(12, .7*calm(entry)[1])))
+        try: p.wait(timeout=rng.uniform(2, max(6, .4*calm(entry)[1])))
         except subprocess.TimeoutExpired:
             (os.killpg if sign == signal.SIGINT else os.kill)(p.pid, sign)             # Ctrl-C reaches them all
             assert p.wait(timeout=120) in status, p.returncode
