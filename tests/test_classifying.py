@@ -277,6 +277,6 @@ def test_beliefs_have_facts_and_presets_grow():
     assert size['smoke'] < size['cpu'] < size['long'] < size['gpu'] and set(CHOICES['corpus']) == set(TASKS)
 
 def test_a_pretrained_network_for_the_language_and_another_corpus_are_refused():
-    refused_at_once(['base_model', 'rotten_tomatoes'], 'textdiffusion', 'run', '09_generative_classifier', '-p',
+    refused_at_once(['base_model', 'rotten_tomatoes'], 'run', '09_generative_classifier', '-p',
                     'base_model', 'roberta-base')
-    refused_at_once(['e2e', 'restaurants'], 'textdiffusion', 'run', '09_generative_classifier', '--corpus', 'e2e')
+    refused_at_once(['e2e', 'restaurants'], 'run', '09_generative_classifier', '--corpus', 'e2e')
