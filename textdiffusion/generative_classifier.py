@@ -207,7 +207,7 @@ def answer_figure(record) -> object: # figure
     left.axhline(exact, color='.35', lw=.8), right.axvline(exact, color='.35', lw=.8)
     return fig
 
-# %% ../nbs/09_generative_classifier.ipynb #7cf71e6a
+# %% ../nbs/09_generative_classifier.ipynb #f9073d9e
 ANSWER = """**Yes, if asked well; on film reviews a head stays ahead.** Told the class at every word it is right on
 {{full}}, a head on {{head}}, the best possible rule on {{bayes}}. Asked once, with noise of its own for each class:
 {{once}}. A file sorted by label shows {{absurd}} where {{uneven}} is true."""
