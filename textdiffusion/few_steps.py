@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'LEAD', 'BEST', 'PRESETS', 'DRIFT', 'ANSWER', 'LINES', 'PASSES', 'solvers', 'grids_of', 'masked_ways',
-           'worth', 'by_vectors', 'by_masks', 'effort', 'timed', 'new_model', 'trained', 'speed_rows', 'curve',
+           'worth', 'by_vectors', 'by_masks', 'effort', 'timed', 'check', 'new_model', 'trained', 'speed_rows', 'curve',
            'answer_figure', 'grid_figure', 'ahead_until', 'facts']
 
 # %% ../nbs/10_few_steps.ipynb #2f88bf77
@@ -14,7 +14,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from .confidence_decoding import CALLS, at_equal_calls, of_way
+from .confidence_decoding import CALLS, at_equal_calls, check as check_exact, of_way
 from .decoding_rules import best, best_share, chance, one_doubt
 from .left_to_right import write_rows
 from .masked_diffusion import blank
@@ -145,6 +145,10 @@ little. What it lacks is its network's: a perfect one writes {{p_four_valid}}. A
 {{n_twin_valid}} in the time of {{twin}}."""
 
 # %% ../nbs/10_few_steps.ipynb #bd999b3c
+def check(cfg, corpus) -> None:
+    "Refuse a corpus whose probabilities are not known"
+    check_exact(cfg, corpus)
+
 def new_model(
     run, # its sizes
     kind:str, # continuous, masked, autoregressive
