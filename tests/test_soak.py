@@ -109,15 +109,16 @@ def test_kills_at_random_points(entry, calm, place, capsys):
 def test_signals_stop_in_a_sentence_and_the_run_goes_on(sign, status, calm, place, capsys):
     rng, seen = random.Random(f'{SEED} {sign}'), []
     for entry in ENTRIES[:4]:
+        expected, took = calm(entry)
         p = start(place, entry)
-        try: p.wait(timeout=rng.uniform(2, max(6, .4*calm(entry)[1])))
+        try: p.wait(timeout=rng.uniform(2, max(6, .6*took)))
         except subprocess.TimeoutExpired:
             (os.killpg if sign == signal.SIGINT else os.kill)(p.pid, sign)             # Ctrl-C reaches them all
             assert p.wait(timeout=120) in status, p.returncode
             words, raw = said(place)
             assert not raw and len(words) <= 1 and (words or sign == signal.SIGTERM), words
             seen.append((entry, p.returncode))
-        assert finish(place, entry) == calm(entry)[0]
+        assert finish(place, entry) == expected
     clean(place)
     assert seen                                                                 # not all were too late
     with capsys.disabled(): print(f'\n{sign.name}: left with {seen}, then the same results')
