@@ -5,8 +5,7 @@ import torch
 from helpers import refused_at_once
 from textdiffusion.decoding_rules import best, chance
 from textdiffusion.confidence_decoding import Way
-from textdiffusion.dependence import BELIEFS, PRESETS, at_equal_calls, explained, facts, grid_row, ways
-from textdiffusion.records import headline
+from textdiffusion.dependence import at_equal_calls, explained, grid_row, ways
 from textdiffusion.shared_information import PairHead, Watched, listed_denoiser, sudoku_grids
 
 GRIDS = sudoku_grids()
@@ -42,14 +41,6 @@ def test_another_family_is_taken_at_as_many_calls(calls, beside):
 def test_what_is_explained():
     true = torch.tensor([0., 1., 2.])
     assert explained(true, true) == 1 and explained(true, torch.ones(3)) == 0
-
-def test_every_belief_has_its_fact():
-    f = facts(headline('07b_dependence'))
-    assert all(b.fact in f for b in BELIEFS)
-
-def test_presets_grow():
-    size = {k: p['seeds']*p['steps']*p['samples'] for k, p in PRESETS.items()}
-    assert size['smoke'] < size['cpu'] < size['long'] < size['gpu']
 
 def test_a_wrong_parameter_is_refused():
     refused_at_once(['exact'], 'run', '07b_dependence', '-p', 'exact', '0')

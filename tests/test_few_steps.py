@@ -6,13 +6,12 @@ import torch
 
 from helpers import refused_at_once
 from textdiffusion.corpora import load_corpus
-from textdiffusion.few_steps import (BELIEFS, BEST, LEAD, PRESETS, ahead_until, by_masks, effort, facts, masked_ways,
-                                     solvers, timed)
+from textdiffusion.few_steps import BEST, LEAD, ahead_until, by_masks, effort, masked_ways, solvers, timed
 from textdiffusion.left_to_right import Cached, write_rows
 from textdiffusion.models import CausalConfig, CausalLM
 from textdiffusion.oracles import bayes_denoiser, listed_bayes, masked_oracle
 from textdiffusion.metrics import exact_nll, listed_scores, oracle_scores
-from textdiffusion.records import Run, headline
+from textdiffusion.records import Run
 from textdiffusion.recipes import NOISE
 from textdiffusion.sampling import ancestral_step, ddim_step, dpm_step, sample, spaced
 from textdiffusion.shared_information import Watched, sudoku_grids
@@ -132,14 +131,6 @@ def test_where_curves_cross(other, until):
 def test_a_rule_with_a_least_number_of_calls_begins_at_one_call_too():
     record = made(LEADING + [('perfect', 'random', 1, 0.), ('perfect', 'pairs', 4, 1.)])
     assert ahead_until(record, 'pairs', 'perfect').mean == 1
-
-def test_every_belief_has_its_fact():
-    f = facts(headline('10_few_steps'))
-    assert all(b.fact in f for b in BELIEFS) and len(BELIEFS) <= 5
-
-def test_presets_grow():
-    size = {k: p['seeds']*p['steps']*p['samples'] for k, p in PRESETS.items()}
-    assert size['smoke'] < size['cpu'] < size['long'] < size['gpu']
 
 def test_a_wrong_parameter_is_refused():
     refused_at_once(['exact'], 'run', '10_few_steps', '-p', 'exact', '0')

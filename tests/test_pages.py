@@ -186,3 +186,15 @@ def test_no_published_table_holds_an_unescaped_mark():
         for o in outputs(page):
             for table in re.findall(r'<table.*?</table>', ''.join(o.get('data', {}).get('text/html', [])), re.S):
                 assert set(re.findall(r'<(\w+)', table)) <= {'table', 'thead', 'tbody', 'tr', 'th', 'td'}, page
+
+DECODING = ('07_confidence_decoding', '07b_dependence', '07c_taking_back', '10_few_steps')
+
+@pytest.mark.parametrize('entry', DECODING)
+def test_every_belief_has_its_fact(entry):
+    m = module(entry)
+    assert all(b.fact in m.facts(headline_record(entry)) for b in m.BELIEFS) and len(m.BELIEFS) <= 5
+
+@pytest.mark.parametrize('entry', [*DECODING, '07d_real_text'])
+def test_presets_grow(entry):
+    size = {k: p['seeds']*p['steps']*p['samples'] for k, p in module(entry).PRESETS.items()}
+    assert size['smoke'] < size['cpu'] < size['long'] < size['gpu']

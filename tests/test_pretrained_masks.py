@@ -1,7 +1,6 @@
 "Entry 06c as a reader runs it: the command, a saved model in the place of the stand-in, and what is refused"
 import json
 import math
-import shutil
 from functools import partial
 from types import SimpleNamespace
 
@@ -30,20 +29,6 @@ def small(seq_len=DATA.seq_len): return small_roberta(DATA.tokenizer, seq_len, w
 def copy(tmp_path):
     "A checkout of its own, so that nothing here is touched"
     return checkout_at(tmp_path/'checkout', '06c_pretrained_masks')
-
-@pytest.fixture(scope='module')
-def saved(tmp_path_factory):
-    "A saved masked language model with its tokenizer"
-    folder = tmp_path_factory.mktemp('model')
-    torch.manual_seed(0)
-    small().save_pretrained(folder)
-    DATA.tokenizer.save_pretrained(folder)
-    return folder
-
-@pytest.fixture
-def damaged(saved, tmp_path):
-    "A copy of it, to be damaged"
-    return shutil.copytree(saved, tmp_path/'damaged')
 
 def run(root, *options):
     return call('textdiffusion', 'run', '06c_pretrained_masks', '--preset', 'smoke', *options, cwd=root,

@@ -10,8 +10,8 @@ from textdiffusion.corpora import load_corpus
 from textdiffusion.judges import fit_teacher
 from textdiffusion.metrics import distinct, unigram_entropy, word_rows
 from textdiffusion.reading import Facts
-from textdiffusion.real_text import (BELIEFS, LINES, ONE, PRESETS, as_varied, beside_random, empty, facts, reached,
-                                     references, scored, ways, written)
+from textdiffusion.real_text import (BELIEFS, LINES, ONE, as_varied, beside_random, empty, facts, reached, references,
+                                     scored, ways, written)
 from textdiffusion.records import Run, headline, pinned
 from textdiffusion.streams import running_text
 
@@ -112,10 +112,6 @@ def test_every_belief_has_its_fact():
     plays = facts(pinned('07d_real_text', 'long', 'tiny_shakespeare'))
     f = Facts(facts(headline('07d_real_text')), **{f'play_{k}': v for k, v in plays.items()})
     assert all(b.fact in f for b in BELIEFS) and len(BELIEFS) <= 5
-
-def test_presets_grow():
-    size = {k: p['seeds']*p['steps']*p['samples'] for k, p in PRESETS.items()}
-    assert size['smoke'] < size['cpu'] < size['long'] < size['gpu']
 
 def test_a_wrong_parameter_is_refused():
     refused_at_once(['samples'], 'run', '07d_real_text', '-p', 'samples', '0')

@@ -11,25 +11,11 @@ from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, G
 
 from textdiffusion.corpora import load_corpus
 from textdiffusion.presets import settle
-from textdiffusion.pretrained_masks import PRESETS, check, masked_lm, small_roberta
+from textdiffusion.pretrained_masks import PRESETS, check, masked_lm
 from textdiffusion.tokenizing import bpe_tokenizer
 from textdiffusion.weights import about_weights, find_weights, folder_hash, public_weights
 
 DATA = load_corpus('restaurants', tokenizer=lambda texts: bpe_tokenizer(texts, 400))
-
-@pytest.fixture(scope='module')
-def saved(tmp_path_factory):
-    "A saved masked language model with its tokenizer, below a folder of weights"
-    folder = tmp_path_factory.mktemp('weights')/'mine'
-    torch.manual_seed(0)
-    small_roberta(DATA.tokenizer, DATA.seq_len, width=32, layers=1, heads=2).save_pretrained(folder)
-    DATA.tokenizer.save_pretrained(folder)
-    return folder
-
-@pytest.fixture
-def damaged(saved, tmp_path):
-    "A copy of it, to be damaged"
-    return shutil.copytree(saved, tmp_path/'damaged')
 
 # where they are found -------------------------------------------------------------------------------------------------
 
