@@ -37,14 +37,14 @@ BELIEFS = [
     Belief('At 4 calls the trained continuous model (DDIM, its calls spread over what is legible to it) writes at '
            'least 20 points more valid sentences than the *perfect* masked denoiser at random places, cosine steps',
            'lead', above, .2),
-    Belief('It stays at least 30 points behind the perfect masked denoiser that fills together what shares little, '
-           'which takes no more calls', 'behind', below, -.3),
+    Belief('It stays at least 30 points behind the perfect masked denoiser that fills together what shares little '
+           '(*pairs*), which takes no more calls', 'behind', below, -.3),
     Belief('The times decide: at 4 calls the legible ones bring DDIM at least 10 points over even ones', 'grid', above,
            .1),
     Belief('The order of the solver does not: at 8 such calls second order is within 5 points of DDIM', 'order', within,
            .05),
-    Belief('In seconds the autoregressive twin is ahead of all: with its keys and values kept, 64 sentences at once, '
-           'it writes a sentence in less time than two calls of the continuous model take', 'twin', below, 2.)]
+    Belief('In seconds the autoregressive network is ahead of all: with its keys and values kept, 64 sentences at '
+           'once, it writes a sentence in less time than two calls of the continuous one take', 'twin', below, 2.)]
 
 # %% ../nbs/10_few_steps.ipynb #ffde7d69
 LEAD, BEST = 'DDIM, legible', 'DDIM, both ends' # the way we believed in, and the better one
@@ -140,10 +140,10 @@ PRESETS = dict(
 DRIFT = dict(tol=dict(valid=.13, nll_minus_entropy=.9, new=.15), by=('arm', 'family', 'setting', 'seed'))
 check = check_exact                     # refuses a corpus whose probabilities are not known
 
-ANSWER = """**Not beside one that chooses its places.** In 4 calls the continuous network writes {{n_four_valid}} valid
-sentences; a *perfect* masked model {{p_random_valid}} at random places, but {{p_pairs_valid}} at places that share
-little. What it lacks is its network's: a perfect one writes {{p_four_valid}}. An autoregressive twin writes
-{{n_twin_valid}} in the time of {{twin}}."""
+ANSWER = """**Not beside one that chooses its places.** In 4 calls the trained continuous network writes
+{{n_four_valid}} valid sentences; a *perfect* masked model {{p_random_valid}} at random places, but {{p_pairs_valid}}
+where it fills together what shares little. The gap is the network's: a perfect continuous one writes
+{{p_four_valid}}. A trained autoregressive one writes {{n_twin_valid}} in the computing time of {{twin}}."""
 
 # %% ../nbs/10_few_steps.ipynb #bd999b3c
 def new_model(

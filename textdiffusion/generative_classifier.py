@@ -208,9 +208,10 @@ def answer_figure(record) -> object: # figure
     return fig
 
 # %% ../nbs/09_generative_classifier.ipynb #f9073d9e
-ANSWER = """**Yes, if asked well; on film reviews a head stays ahead.** Told the class at every word it is right on
-{{full}}, a head on {{head}}, the best possible rule on {{bayes}}. Asked once, with noise of its own for each class:
-{{once}}. A file sorted by label shows {{absurd}} where {{uneven}} is true."""
+ANSWER = """**Yes, if asked well; on film reviews an ordinary classifier stays ahead.** Told the class at every word, it
+is right on {{full}}; the same network trained to name the class on {{head}}; the best possible rule on {{bayes}}. Two
+networks, asked once with noise of their own: {{once}}; with shared noise {{apart}}. On a file sorted by label a coin
+shows {{absurd}}."""
 
 
 def best_of(record) -> dict: # what its rows have

@@ -80,16 +80,18 @@ def entry_module(
 # %% ../nbs/lib/86_runs.ipynb #cdd85ea8
 @contextmanager
 def _heard():
-    "Ctrl-C ends what is done here, also where a library that is being imported swallows it"
+    "Ctrl-C ends what is done here, also where a library swallows it: at the end, or when what is yielded is called"
     heard = []
     def stop(*_):
         heard.append(True)
         raise KeyboardInterrupt
-    if threading.current_thread() is not threading.main_thread(): yield; return
+    def look():
+        if heard: raise KeyboardInterrupt
+    if threading.current_thread() is not threading.main_thread(): yield look; return
     before = signal.signal(signal.SIGINT, stop)
-    try: yield
+    try: yield look
     finally: signal.signal(signal.SIGINT, before)
-    if heard: raise KeyboardInterrupt
+    look()
 
 @_heard()
 @stage('checking')
@@ -190,12 +192,13 @@ def _logged(path):
 
 class _Echo:
     "A file for papermill that passes on what cells print, line by line; lines of progress go to the stage of the run"
-    def __init__(self, file, bar): self.file, self.bar = file, bar
+    def __init__(self, file, bar, look): self.file, self.bar, self.look = file, bar, look
 
     def _moment(self, line): self.bar.heard = line
 
     def write(self, text):
-        "Print every line that says something"
+        "Print every line that says something, unless there was a Ctrl-C that something swallowed"
+        self.look()
         relay(text, self._moment, BOARD.keep, lambda line: BOARD.aside(line, self.file))
 
     def flush(self):
@@ -208,12 +211,13 @@ class RunFailed(RuntimeError):
 
 def _execute(doing, entry, given, out, root, **variables):
     "Execute a notebook into `out`; what its cells print appears here and in log.txt beside it"
-    import papermill
-    with stage(doing) as bar, _logged(out.parent/'log.txt'), _environment(**_surroundings(root) | variables):
+    surroundings = _environment(**_surroundings(root) | variables)
+    with stage(doing) as bar, _logged(out.parent/'log.txt'), surroundings, _heard() as look:
+        import papermill
         try: papermill.execute_notebook(
                 str(entry.path), str(out), parameters=given, cwd=str(entry.path.parent), log_output=True,
-                progress_bar=False, stdout_file=_Echo(sys.stdout, bar), stderr_file=_Echo(sys.stderr, bar),
-                autosave_cell_every=10, start_timeout=180,
+                stdout_file=_Echo(sys.stdout, bar, look), stderr_file=_Echo(sys.stderr, bar, look),
+                progress_bar=False, autosave_cell_every=10, start_timeout=180,
                 coalesce_streams=True, extra_arguments=['--log-level=CRITICAL'])
         except papermill.PapermillExecutionError as e:
             raise RunFailed(f'{entry.name} stopped in cell [{e.exec_count}] with {e.ename}: {e.evalue}') from None
