@@ -33,8 +33,10 @@ test: $(STAMP)  ## the gates, every notebook's checks, and pytest; no network
 soak: export OMP_NUM_THREADS = 1
 soak: export HF_HUB_OFFLINE = 1
 soak: $(STAMP)  ## disturbed runs, large inputs, every arm of every entry alone (two hours or more; not part of make test)
-	SOAK=1 $(BIN)/python -m pytest tests/test_soak.py tests/test_load.py
-	SOAK=1 $(BIN)/python -m pytest -n 2 tests/test_arms.py
+	@rc=0; \
+	SOAK=1 $(BIN)/python -m pytest tests/test_soak.py tests/test_load.py || rc=1; \
+	SOAK=1 $(BIN)/python -m pytest -n 2 tests/test_arms.py || rc=1; \
+	exit $$rc
 
 lab: $(STAMP)  ## JupyterLab in this folder
 	$(BIN)/jupyter lab
