@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'OTHERS', 'ARMS', 'LEVELS', 'PRESETS', 'DRIFT', 'REAL', 'RATIO', 'SHOWN', 'ANSWER', 'standard', 'own_cliff',
-           'random', 'lengths', 'directions', 'both', 'equal', 'same', 'read_shares', 'crossing', 'counted_rows',
-           'check', 'table_of', 'look_ups', 'shape_of', 'octaves', 'facts', 'answer_figure', 'why_figure',
-           'factor_before']
+           'read_shares', 'crossing', 'counted_rows', 'check', 'table_of', 'look_ups', 'shape_of', 'octaves', 'facts',
+           'answer_figure', 'why_figure', 'factor_before', 'ours_over_theirs']
 
 # %% ../nbs/03c_real_tables.ipynb #1c5ca6d1
 import math
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from .lookup import cliff, look_up_rate
+from .lookup import cliff
 from .plotting import panels
 from .reading import Belief, Fact, Facts, Unit, fact
 from .schedules import rescale, root, schedule, sqrt
@@ -61,36 +60,20 @@ def own_cliff(
     return math.exp(high)
 
 # %% ../nbs/03c_real_tables.ipynb #c9ac8043
-def random(x:Tensor, made): # (V,D) of spread 1; a torch.Generator
-    "Gaussian rows, (V,D)"
-    return torch.randn(x.shape, generator=made)
-
-def lengths(x:Tensor, made): # as `random`
-    "Random directions with the lengths of x"
-    return normalize(random(x, made))*x.norm(dim=1, keepdim=True)
-
-def directions(x:Tensor, made): # as `random`
-    "Gaussian rows with the covariance of x"
+def _random(x, made): return torch.randn(x.shape, generator=made)                        # Gaussian
+def _equal(x, made): return normalize(x)                                                 # one length for all rows
+def _same(x, made): return x
+def _lengths(x, made): return normalize(_random(x, made))*x.norm(dim=1, keepdim=True)    # random directions
+def _both(x, made): return normalize(_directions(x, made))*x.norm(dim=1, keepdim=True)
+def _directions(x, made):                                                                # Gaussian, x's covariance
     values, axes = torch.linalg.eigh(x.T @ x/len(x))
-    return random(x, made)*values.clamp(min=0).sqrt() @ axes.T
+    return _random(x, made)*values.clamp(min=0).sqrt() @ axes.T
 
-def both(x:Tensor, made): # as `random`
-    "Directions as likely as under the covariance of x, with the lengths of x"
-    return normalize(directions(x, made))*x.norm(dim=1, keepdim=True)
-
-def equal(x:Tensor, made): # as `random`; nothing is drawn
-    "The rows of x, all of one length"
-    return normalize(x)
-
-def same(x:Tensor, made): # as `random`; nothing is drawn
-    "x"
-    return x
+OTHERS = dict(minilm=None, glove=30_522, wordllama=None) # folder -> how many of its rows are taken, None: all
+ARMS = dict(random=_random, lengths=_lengths, directions=_directions, both=_both, equal=_equal, table=_same,
+            **dict.fromkeys(OTHERS, _same)) # name -> (standard table (V,D), generator) -> (V,D)
 
 # %% ../nbs/03c_real_tables.ipynb #8264b20b
-OTHERS = dict(minilm=None, glove=30_522, wordllama=None) # folder -> how many of its rows are taken, None: all
-ARMS = dict(random=random, lengths=lengths, directions=directions, both=both, equal=equal, table=same,
-            **dict.fromkeys(OTHERS, same)) # name -> (standard table, generator) -> table
-
 def read_shares(
     x:Tensor,     # (V,D) table
     ids:Tensor,   # (n,) its words that are noised
@@ -109,13 +92,14 @@ def read_shares(
 def crossing(
     xs:list,     # rising, > 0
     shares:list, # what is reached at each
-    goal:float,
+    goal:float,  # in [0,1]
 ) -> float: # within xs; nan where the goal is not reached, or from the beginning
     "Where a share first reaches a goal, on straight lines in log x"
     for (a, b), (p, q) in zip(zip(xs, xs[1:]), zip(shares, shares[1:])):
         if p < goal <= q: return a*(b/a)**((goal - p)/(q - p))
     return math.nan
 
+# %% ../nbs/03c_real_tables.ipynb #acd11b62
 def counted_rows(
     rows_of:Callable, # word -> rows of the table, from `read_vectors`
     texts:list,       # of str
@@ -128,8 +112,8 @@ def counted_rows(
             if i < n: often[i] += times
     return often
 
-# %% ../nbs/03c_real_tables.ipynb #bc9213e6
-LEVELS = [2**(k/2) for k in range(-4, 11)] # SNR, in computed cliffs
+# %% ../nbs/03c_real_tables.ipynb #9806a653
+LEVELS = [2**(k/2) for k in range(-4, 9)] # SNR, in computed cliffs
 _made = ['random', 'lengths', 'directions', 'both', 'equal', 'table']
 _cpu = dict(corpus='restaurants', seeds=1, arms=_made, draws=512, emb_dim=16)
 PRESETS = dict(cpu=_cpu, smoke=_cpu | dict(draws=64), long=_cpu | dict(corpus='wikitext2', seeds=3, draws=1024),
@@ -149,7 +133,7 @@ def check(cfg, corpus) -> None:
         f'{cfg.base_model!r}: fetch it first')
     if cfg.base_model: read_vectors(cfg.base_model)
 
-# %% ../nbs/03c_real_tables.ipynb #9806a653
+# %% ../nbs/03c_real_tables.ipynb #d67381bf
 def table_of(
     run,
     arm:str, # of ARMS
@@ -169,7 +153,7 @@ def table_of(
     often = counted_rows(rows_of, corpus.text['train'], len(table))
     return table, often, about | dict(note='a published table of word vectors')
 
-# %% ../nbs/03c_real_tables.ipynb #d67381bf
+# %% ../nbs/03c_real_tables.ipynb #7572be28
 def look_ups(
     x:Tensor,     # (V,D) standard table
     often:Tensor, # (V,)
@@ -185,6 +169,7 @@ def look_ups(
         return dict(multiple=multiple, alike=even['nearest'], text=real['nearest'], bayes=real['bayes'])
     return [at(m) for m in LEVELS]
 
+# %% ../nbs/03c_real_tables.ipynb #86011035
 def shape_of(
     x:Tensor,     # (V,D) standard table
     ids:Tensor,   # (n,) words
@@ -195,7 +180,7 @@ def shape_of(
     return dict(lengths=(long.std()/long.mean()).item(), neighbour=(near/(2*x.shape[1])**.5).item(),
                 dimension=(power.sum().square()/power.square().sum()).item())
 
-# %% ../nbs/03c_real_tables.ipynb #cdbd6534
+# %% ../nbs/03c_real_tables.ipynb #3b63614b
 REAL = ['table', *OTHERS]
 RATIO = Unit('', 1, 2)
 
@@ -216,7 +201,7 @@ def _worst(rows, of) -> Fact:
     seeds = dict.fromkeys(r['seed'] for r in rows if r['arm'] in REAL)
     return interval(max((of(r) for r in rows if r['arm'] in REAL and r['seed'] == s), key=abs) for s in seeds)
 
-# %% ../nbs/03c_real_tables.ipynb #aa6a299f
+# %% ../nbs/03c_real_tables.ipynb #0399d327
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     rows, c = record['rows'], record['rule']['c']
@@ -236,7 +221,7 @@ def facts(record) -> Facts: # by name
                  own_off=fact(_worst(rows, lambda r: r['alike']/r['own'] - 1), Unit('%', 100, 0), True),
                  at_cliff=fact(estimate(rows, 'read_uniform', arm='table'), 'share'), c=fact(c, RATIO))
 
-# %% ../nbs/03c_real_tables.ipynb #3b63614b
+# %% ../nbs/03c_real_tables.ipynb #69208925
 SHOWN = dict(table=('bert-tiny', 'C0'), minilm=('MiniLM', 'C2'), glove=('GloVe', 'C1'), wordllama=('WordLlama', 'C3'))
 
 def _dots(ax, rows, lines, kinds):
@@ -251,6 +236,7 @@ def _dots(ax, rows, lines, kinds):
     ticks = [.5, .7, 1, 1.4, 2, 2.8]
     ax.set_xticks(ticks, ticks), ax.minorticks_off()
 
+# %% ../nbs/03c_real_tables.ipynb #2bcdcb5b
 def answer_figure(record): # figure
     "What look-up reads of four real tables and a random one, and where their cliffs lie"
     fig, (left, right) = panels(2, width=5., height=3.4)
@@ -267,7 +253,7 @@ def answer_figure(record): # figure
     right.legend(frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/03c_real_tables.ipynb #0399d327
+# %% ../nbs/03c_real_tables.ipynb #f843e692
 def why_figure(record): # axes
     "Cliffs of tables made from bert-tiny's, and what its covariance foretells"
     said = dict(random='random', lengths='its lengths', directions='its directions', both='both',
@@ -280,11 +266,17 @@ def why_figure(record): # axes
 
 ANSWER = """**Draft.** {{table_text}} {{table_alike}}."""
 
-# %% ../nbs/03c_real_tables.ipynb #2bcdcb5b
+# %% ../nbs/03c_real_tables.ipynb #8e761b29
 def factor_before(
     F:float,     # noise factor, > 0
 ) -> Callable:   # alpha_bar(t), as all schedules
     "The square root with F as Difformer's code applies it: before the schedule is divided by its value at t = 0"
-    raw, last = rescale(root, F), rescale(sqrt, F)(torch.ones((), dtype=torch.float64))
+    raw, last = rescale(root, F), rescale(sqrt, F)(torch.ones((), dtype=torch.float64)).item()
     at_zero = raw(torch.zeros((), dtype=torch.float64))
-    return schedule(lambda t: (raw(t)/at_zero).clamp(min=last.item()))
+    return schedule(lambda t: (raw(t)/at_zero).clamp(min=last))
+
+def ours_over_theirs(
+    t:Tensor, F:float, # (n,) in [0,1]; noise factor, > 0
+) -> Tensor:  # (n,) in [0,1]
+    "Signal kept with F after the division over that with F before it"
+    return rescale(sqrt, F)(t)/factor_before(F)(t)
