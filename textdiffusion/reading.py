@@ -282,11 +282,12 @@ def show_setting(
     presets:dict, # of its entry
 ) -> None:
     "Display in one line on what a record stands"
-    n, minutes = len(record['seeds']), record.get('training_minutes') or record['seconds']/60
+    n, trained = len(record['seeds']), record.get('training_minutes')
     steps = record['parameters'].get('steps')
     parts = [f"`{record['corpus']}`", f"{n} seed{'s' * (n > 1)}, ± their standard deviation" if n > 1 else 'one seed',
              f'{steps:,} steps' if steps else '', damage_of(record),
-             f"{record['device']}, {duration(60*minutes)} of training",
+             f"{record['device']}, {duration(60*trained if trained else record['seconds'])} of "
+             f"{'training' if trained else 'computing'}",
              f"[record](../{record['name']}.json)", f'again: `{command_of(record, presets)}`']
     display(Markdown(' · '.join(filter(None, parts))))
 

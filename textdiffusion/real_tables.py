@@ -172,12 +172,16 @@ def look_ups(
 # %% ../nbs/03c_real_tables.ipynb #86011035
 def shape_of(
     x:Tensor,     # (V,D) standard table
+    often:Tensor, # (V,) how often its words occur
     ids:Tensor,   # (n,) words
-) -> dict: # lengths: their spread over their mean; dimension; neighbour
-    "What is uneven in a table; `neighbour`: median distance to the nearest other word, over that of two words"
+) -> dict: # lengths: their spread over their mean; dimension; text_power; neighbour
+    """What is uneven in a table; `text_power`: its variance as the words come in text; `neighbour`: median distance to
+    the nearest other word, over that of two words"""
     power, long = torch.linalg.eigvalsh(x.T @ x/len(x)), x.norm(dim=1)
     near = torch.cdist(x[ids], x).topk(2, largest=False).values[:, 1].median()
-    return dict(lengths=(long.std()/long.mean()).item(), neighbour=(near/(2*x.shape[1])**.5).item(),
+    p = (often/often.sum())[:, None]
+    around = (p*x.square()).sum() - (p*x).sum(0).square().sum()
+    return dict(lengths=(long.std()/long.mean()).item(), text_power=around.item()/x.shape[1], neighbour=(near/(2*x.shape[1])**.5).item(),
                 dimension=(power.sum().square()/power.square().sum()).item())
 
 # %% ../nbs/03c_real_tables.ipynb #3b63614b

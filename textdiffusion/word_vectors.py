@@ -29,6 +29,7 @@ def _of_pieces(weights, tokenizer):
         if not names: raise ValueError(f'{weights.name} has no table of word vectors among its tensors')
         table = file.get_tensor(names[0]).float()
     pieces = Tokenizer.from_file(str(tokenizer))
+    pieces.no_padding(), pieces.no_truncation()                   # a file may ask for 128 pieces, whatever the word
     unknown = pieces.token_to_id(getattr(pieces.model, 'unk_token', None) or '[UNK]')
     return table, lambda word: [i for i in pieces.encode(word, add_special_tokens=False).ids if i != unknown]
 
