@@ -181,7 +181,8 @@ def shape_of(
     near = torch.cdist(x[ids], x).topk(2, largest=False).values[:, 1].median()
     p = (often/often.sum())[:, None]
     around = (p*x.square()).sum() - (p*x).sum(0).square().sum()
-    return dict(lengths=(long.std()/long.mean()).item(), text_power=around.item()/x.shape[1], neighbour=(near/(2*x.shape[1])**.5).item(),
+    return dict(lengths=(long.std()/long.mean()).item(), text_power=around.item()/x.shape[1],
+                neighbour=(near/(2*x.shape[1])**.5).item(),
                 dimension=(power.sum().square()/power.square().sum()).item())
 
 # %% ../nbs/03c_real_tables.ipynb #3b63614b
