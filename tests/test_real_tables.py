@@ -118,8 +118,8 @@ def test_facts_of_a_few_arms_are_those_there_are():
     row = dict(seed=0, D=16, V=82, own=1., common=0., text_power=1., read_uniform=.5)
     rows = [row | dict(arm=a, alike=r, text=r, bayes=r) for a, r in (('random', 1.), ('table', 4.))]
     f = facts(dict(rows=rows, rule=dict(c=.93)))
-    assert octaves(4.) == 1 and f.table_alike.mean == 4 and f.worst.mean == 1
-    assert f.table_F.mean == pytest.approx(2*f.table_F_text.mean) and 'minilm_alike' not in f
+    assert octaves(4.) == 1 and f.alike_table.mean == 4 and f.worst.mean == 1
+    assert f.F_table.mean == pytest.approx(2*f.asked_table.mean) and "alike_minilm" not in f
 
 # whose F --------------------------------------------------------------------------------------------------------------
 
