@@ -285,10 +285,10 @@ def why_figure(record): # axes
     ax.legend(frameon=False, fontsize=8)
     return ax
 
-ANSWER = """**For BERT's tables yes; not where frequent words are short.** With the words of WikiText-2 look-up fails at
+ANSWER = """**For BERT's tables yes; not where frequent words are short.** With WikiText-2's words look-up fails at
 {{text_table}} times the signal-to-noise ratio that the rule counts on in bert-tiny's table, {{text_minilm}} in
-MiniLM's, so F changes by a few percent. GloVe's needs {{text_glove}}, WordLlama's {{text_wordllama}}. The spread must
-be taken around the mean."""
+MiniLM's: F changes by less than a tenth. In GloVe it is {{text_glove}}, in WordLlama {{text_wordllama}} times.
+Take the spread around the mean."""
 
 # %% ../nbs/03c_real_tables.ipynb #b5f51231
 def factor_before(

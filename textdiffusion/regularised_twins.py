@@ -62,7 +62,7 @@ ARMS = {'diffusion': BEFORE['few-diffusion'], 'twin': _twin, 'hidden': replace(_
         'decay': replace(_twin, **_decays), 'both': replace(_twin, **_hides, **_decays)}
 
 # %% ../nbs/06j_regularised_twins.ipynb #5a1ec9b9
-_small = dict(arms=list(ARMS), few=8192, d_model=64, n_layers=3, batch_size=16, watched=64, compared=128)
+_small = dict(arms=list(ARMS), few=8192, d_model=64, n_layers=2, batch_size=16, watched=32, compared=128)
 PRESETS = dict(
     cpu=PARENT['cpu'] | _small | dict(arms=['diffusion', 'twin', 'both'], pass_steps=600),
     smoke=PARENT['smoke'] | dict(arms=list(ARMS)),
