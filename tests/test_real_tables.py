@@ -115,10 +115,12 @@ def test_the_made_tables_have_what_they_are_called_by():
     assert all(s['text_power'] == pytest.approx(1., abs=1e-3) for s in shape.values())     # all words alike: its own
 
 def test_facts_of_a_few_arms_are_those_there_are():
-    row = dict(seed=0, D=16, V=82, own=1., common=0., text_power=1., read_uniform=.5)
+    row = dict(seed=0, D=16, V=82, own=1., common=0., text_power=1., read_uniform=.5, used=.7)
     rows = [row | dict(arm=a, alike=r, text=r, bayes=r) for a, r in (('random', 1.), ('table', 4.))]
-    f = facts(dict(rows=rows, rule=dict(c=.93)))
+    curves = [dict(arm='table', seed=0, multiple=m, alike=m/2) for m in (.5, 1., 2.)]
+    f = facts(dict(rows=rows, curves=curves, rule=dict(c=.93)))
     assert octaves(4.) == 1 and f.alike_table.mean == 4 and f.worst.mean == 1
+    assert f.first_look.mean == .5
     assert f.F_table.mean == pytest.approx(2*f.asked_table.mean) and "alike_minilm" not in f
 
 # whose F --------------------------------------------------------------------------------------------------------------
