@@ -79,6 +79,15 @@ def write_rows(
     return ids, drawn
 
 # %% ../nbs/lib/57_left_to_right.ipynb #blk00002
+def _read_places(model, z, share, at, keep):
+    "Scores of the places from `at` on: a `MaskedDenoiser`'s `forward`, with the keys and values `keep(layer, k, v)`"
+    h = model.table(z)
+    if model.config.time: h = h + model.time(time_features(1000*share).to(h.dtype))[:, None]
+    h = model.block.norm(h)
+    for i, block in enumerate(model.blocks): h = _read(block, h, at, partial(keep, i))
+    return model.out(model.block.norm(h))
+
+# %% ../nbs/lib/57_left_to_right.ipynb #blk00005
 class BlockCached:
     "A `MaskedDenoiser` for one batch of texts that are filled block by block from the left, all in step"
     def __init__(self,
@@ -119,14 +128,10 @@ class BlockCached:
 
     def _read(self, z, share, at):
         "Scores of these places, which begin at `at`; their keys and values are kept"
-        model, self.places = self.model, self.places + z.shape[1]
-        h = model.table(z)
-        if model.config.time: h = h + model.time(time_features(1000*share).to(h.dtype))[:, None]
-        h = model.block.norm(h)
-        for i, block in enumerate(model.blocks): h = _read(block, h, at, partial(self._kept, i, at))
-        return model.out(model.block.norm(h))
+        self.places += z.shape[1]
+        return _read_places(self.model, z, share, at, partial(self._kept, at))
 
-    def _kept(self, i, at, k, v):
+    def _kept(self, at, i, k, v):
         "All keys and values of a layer, those of the places from `at` on renewed"
         if self.past[i] is None or k.shape[2] == self.past[i][0].shape[2]: self.past[i] = k, v
         else:
