@@ -112,8 +112,8 @@ def by_vectors(
     return ids, steps, steps, own
 
 # %% ../nbs/07e_unknown_gaps.ipynb #7d933fab
-WAYS = {'perfect': ('priced', 'told'), 'masked': ('priced', 'told'), 'masked, blanks': ('blanks',),
-        'continuous': ('told, clean', 'told, noised'), 'continuous, blanks': ('clean', 'noised')}
+WAYS = {'perfect': ('priced', 'told'), 'masked': ('priced', 'told'), 'masked-blanks': ('blanks',),
+        'continuous': ('told, clean', 'told, noised'), 'continuous-blanks': ('clean', 'noised')}
 
 def fill_row(
     run, arm:str, way:str, model, gaps:list, seed, # who fills what, and of chance
@@ -139,7 +139,7 @@ _cpu = dict(corpus='restaurants', arms=[name for name in WAYS if name != 'perfec
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(steps=4, gaps=2, fills=4, samples=8, calls=3, d_model=32, n_layers=1, n_heads=1, batch_size=8),
-    long=_cpu | dict(seeds=3, steps=1200, gaps=24, samples=256),
+    long=_cpu | dict(seeds=3, steps=1000, gaps=24, samples=256),
     gpu=_cpu | dict(seeds=3, steps=6000, gaps=48, fills=64, samples=512, calls=50, d_model=128, n_heads=4,
                     batch_size=64))
 # four standard errors of 256 samples, and what another machine does to a trained model
@@ -147,7 +147,7 @@ DRIFT = dict(tol=dict(valid=.13, apart=.08, distinct=.1), by=('arm', 'family', '
 
 def kind_of(arm:str) -> str: # masked or continuous
     "Which family an arm belongs to"
-    return arm.split(',')[0]
+    return arm.split('-')[0]
 
 # %% ../nbs/07e_unknown_gaps.ipynb #53f8e428
 def trained(
@@ -183,9 +183,9 @@ def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     rows = record['rows']
     return Facts(
-        blanks=difference(rows, 'apart', of_arm('masked, blanks', 'blanks'), of_arm('masked', 'priced')),
-        clean=difference(rows, 'valid', of_arm('continuous, blanks', 'clean'), of_arm('continuous, blanks', 'noised')),
-        cost=difference(rows, 'valid', *(of_arm(arm, 'from nothing') for arm in ('continuous, blanks', 'continuous'))))
+        blanks=difference(rows, 'apart', of_arm('masked-blanks', 'blanks'), of_arm('masked', 'priced')),
+        clean=difference(rows, 'valid', of_arm('continuous-blanks', 'clean'), of_arm('continuous-blanks', 'noised')),
+        cost=difference(rows, 'valid', *(of_arm(arm, 'from nothing') for arm in ('continuous-blanks', 'continuous'))))
 
 def of_arm(
     arm:str, family:str, # a network and what it did
