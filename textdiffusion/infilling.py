@@ -7,7 +7,6 @@ __all__ = ['gapped', 'length_nll', 'infill', 'with_blanks', 'without_blanks', 'o
 
 # %% ../nbs/lib/56_infilling.ipynb #729f5a31
 from collections.abc import Callable
-from functools import partial
 import torch
 from torch import Tensor
 from .arguments import check_count, check_mask_id, check_tokens

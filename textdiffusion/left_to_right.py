@@ -127,8 +127,7 @@ class BlockCached:
         at, L = self._block(z), z.shape[1]
         if at != self.at: self.at, self.scores = at, self._read(z, share, 0)
         else:
-            end = min(at + self.size, L)
-            inside = self._read(z[:, at:end], share, at)
+            inside = self._read(z[:, at:(end := min(at + self.size, L))], share, at)
             self.scores = torch.cat([self.scores[:, :at], inside, self.scores[:, end:]], 1)
         return self.scores
 
