@@ -238,6 +238,7 @@ def law_figure(record) -> object: # figure
         ax.bar(range(len(gap['law'])), gap['law'], color='.85', label='exact')
         for (arm, way), look in {('masked', 'priced'): 'C1s', ('masked-blanks', 'blanks'): 'C1o',
                                  ('continuous-blanks', 'clean'): 'C0^', ('continuous-blanks', 'noised'): 'C0v'}.items():
+            if f'{arm}-0' not in record['samples']: continue
             often = record['samples'][f'{arm}-0'][way][i]['often']
             ax.plot(often, look, ms=4, alpha=.8, label=SHOWN[arm, way], mfc='none')
         ax.set(xlabel='words in the gap', title='\n'.join(textwrap.wrap(f"{gap['left']} … {gap['right']}", 44)))
