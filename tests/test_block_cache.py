@@ -37,7 +37,8 @@ def test_texts_that_fall_out_of_step_are_refused_in_one_sentence(how):
 
 def test_a_cache_is_for_one_batch():
     cached = BlockCached(network(), 3)
-    def write(n): return unmask(cached, canvas(n), 9, 4, pick=from_left(best(certainty, 2), 3), settle=closed(1, 2, 4, 3))
+    def write(n):
+        return unmask(cached, canvas(n), 9, 4, pick=from_left(best(certainty, 2), 3), settle=closed(1, 2, 4, 3))
     ids, _ = write(30)
     over = (ids == 1) | (ids == 2)
     assert not (ids == 4).any() and over.any(1).any()

@@ -15,7 +15,8 @@ from textdiffusion.unknown_gaps import apart
 from textdiffusion.unmasking import unmask
 
 B, E, P, A, Z, C, D, M = 0, 1, 2, 3, 4, 5, 6, 7
-TEXTS = torch.tensor([[B, A, Z, E, P, P], [B, A, C, Z, E, P], [B, A, D, Z, E, P], [B, A, C, C, Z, E], [B, C, E, P, P, P]])
+TEXTS = torch.tensor([[B, A, Z, E, P, P], [B, A, C, Z, E, P], [B, A, D, Z, E, P], [B, A, C, C, Z, E],
+                      [B, C, E, P, P, P]])
 MANY = torch.cartesian_prod(torch.arange(5), torch.arange(1, 6), torch.arange(4))
 LAYOUTS = inserted(TEXTS[MANY[:, 0]], *MANY.T[1:], 3, P)
 LEFT, RIGHT = torch.tensor([B, A]), torch.tensor([Z, E])
@@ -50,7 +51,8 @@ def test_a_perfect_continuous_denoiser_fills_with_sentences_and_leaves_what_is_g
     emb = torch.randn(7, 16, generator=seeded(1))
     denoiser = listed_bayes(LAYOUTS, emb, NOISE)
     denoiser.emb = emb
-    ids, own = infill_vectors(denoiser, open_gap(LEFT, RIGHT, 2, 9, M, P), M, 200, NOISE, 25, P, hold, generator=seeded())
+    row = open_gap(LEFT, RIGHT, 2, 9, M, P)
+    ids, own = infill_vectors(denoiser, row, M, 200, NOISE, 25, P, hold, generator=seeded())
     good = (ids[:, None, :6] == TEXTS).all(-1).any(1)
     assert good.double().mean() > .8 and len(ids.unique(dim=0)) >= 4 and own.double().mean() > .9
     assert (ids[:, :2] == LEFT).all()

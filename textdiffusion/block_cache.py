@@ -161,9 +161,9 @@ def answer_figure(record) -> object: # figure
     return fig
 
 # %% ../nbs/07f_block_cache.ipynb #3a57f5a2
-ANSWER = """**About a tenth of a nat.** In blocks of 8 the cache costs {{loss8}} per sentence, in blocks of 4 {{loss}}, and
-texts come {{speed8}} as fast, {{wide}} in a network three times as wide. Two places a call without a cache are
-{{pair_speed}} as fast and cost {{pair_loss}}."""
+ANSWER = """**About a tenth of a nat.** In blocks of 8 the cache costs {{loss8}} per sentence, in blocks of 4
+{{loss}}, and texts come {{speed8}} as fast, {{wide}} in a network three times as wide. Two places a call without a
+cache are {{pair_speed}} as fast and cost {{pair_loss}}."""
 
 TIMES = Unit('times', 1, 1)
 

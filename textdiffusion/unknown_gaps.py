@@ -266,8 +266,11 @@ _LEVELS = dict(
     n_blanks=('masked-blanks', 'blanks', 'calls'), free_masked=('masked', 'from nothing', 'valid'),
     free_continuous=('continuous', 'from nothing', 'valid'))
 
-# %% ../nbs/07e_unknown_gaps.ipynb #d95465a0
-ANSWER = """**Draft.** {{blanks}} {{clean}} {{cost}}."""
+# %% ../nbs/07e_unknown_gaps.ipynb #975607ab
+ANSWER = """**A masked model can price it; to write it is exact only in theory.** Priced lengths lie {{m_priced}} from
+the exact law (chance alone: {{p_apart}}), {{v_priced}} of the fills are valid. Blanks, which suit a continuous model
+too, are exact with perfect probabilities; trained, a masked network makes {{v_blanks}} valid, a continuous one
+{{v_clean}}."""
 
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
