@@ -256,13 +256,13 @@ def of_arm(
 _LEVELS = dict(
     p_apart=('perfect', 'priced', 'apart'), m_priced=('masked', 'priced', 'apart'),
     m_blanks=('masked-blanks', 'blanks', 'apart'), c_clean=('continuous-blanks', 'clean', 'apart'),
-    c_noised=('continuous-blanks', 'noised', 'apart'), v_priced=('masked', 'priced', 'valid'),
+    v_priced=('masked', 'priced', 'valid'),
     v_blanks=('masked-blanks', 'blanks', 'valid'), v_clean=('continuous-blanks', 'clean', 'valid'),
-    v_noised=('continuous-blanks', 'noised', 'valid'), v_told=('masked', 'told', 'valid'),
+    v_told=('masked', 'told', 'valid'),
     v_told_clean=('continuous', 'told, clean', 'valid'), v_told_noised=('continuous', 'told, noised', 'valid'),
     own_clean=('continuous-blanks', 'clean', 'own'), own_noised=('continuous-blanks', 'noised', 'own'),
     d_perfect=('perfect', 'priced', 'distinct'), d_blanks=('masked-blanks', 'blanks', 'distinct'),
-    d_clean=('continuous-blanks', 'clean', 'distinct'), n_priced=('masked', 'priced', 'calls'),
+    n_priced=('masked', 'priced', 'calls'),
     n_blanks=('masked-blanks', 'blanks', 'calls'), free_masked=('masked', 'from nothing', 'valid'),
     free_continuous=('continuous', 'from nothing', 'valid'))
 
