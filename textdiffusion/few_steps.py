@@ -37,14 +37,14 @@ BELIEFS = [
     Belief('At 4 calls the trained continuous model (DDIM, its calls spread over what is legible to it) writes at '
            'least 20 points more valid sentences than the *perfect* masked denoiser at random places, cosine steps',
            'lead', above, .2),
-    Belief('It stays at least 30 points behind the perfect masked denoiser that fills together what shares little '
-           '(*pairs*), which takes no more calls', 'behind', below, -.3),
+    Belief('It stays at least 30 points behind the perfect masked denoiser that fills together what shares little, '
+           'which takes no more calls', 'behind', below, -.3),
     Belief('The times decide: at 4 calls the legible ones bring DDIM at least 10 points over even ones', 'grid', above,
            .1),
     Belief('The order of the solver does not: at 8 such calls second order is within 5 points of DDIM', 'order', within,
            .05),
-    Belief('In seconds the autoregressive network is ahead of all: with its keys and values kept, 64 sentences at '
-           'once, it writes a sentence in less time than two calls of the continuous one take', 'twin', below, 2.)]
+    Belief('In seconds the autoregressive twin is ahead of all: with its keys and values kept, 64 sentences at once, '
+           'it writes a sentence in less time than two calls of the continuous model take', 'twin', below, 2.)]
 
 # %% ../nbs/10_few_steps.ipynb #ffde7d69
 LEAD, BEST = 'DDIM, legible', 'DDIM, both ends' # the way we believed in, and the better one

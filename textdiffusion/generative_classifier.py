@@ -209,9 +209,8 @@ def answer_figure(record) -> object: # figure
 
 # %% ../nbs/09_generative_classifier.ipynb #f9073d9e
 ANSWER = """**Yes, if asked well; on film reviews an ordinary classifier stays ahead.** Told the class at every word, it
-is right on {{full}}; the same network trained to name the class on {{head}}; the best possible rule on {{bayes}}. Two
-networks, asked once with noise of their own: {{once}}; with shared noise {{apart}}. On a file sorted by label a coin
-shows {{absurd}}."""
+is right on {{full}}; the same network trained to name it on {{head}}; the best possible rule on {{bayes}}. Two networks
+asked once, each with its noise: {{once}}; with shared noise {{apart}}. On a sorted file a coin shows {{absurd}}."""
 
 
 def best_of(record) -> dict: # what its rows have

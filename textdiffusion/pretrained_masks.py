@@ -18,7 +18,7 @@ from .statistics import above, within
 
 BELIEFS = [
     Belief('At equal fine-tuning steps the pretrained start is worth at least 0.2 nats', 'start', above, .2),
-    Belief('At equal total steps it moves the bound by less than 0.1, either way', 'total', within, .1),
+    Belief('At equal total steps it is worth less than 0.1', 'total', within, .1),
     Belief('Ten or a hundred levels per batch, ten or 128 per sequence: less than 0.02', 'levels', within, .02),
     Belief('One level per batch is at least 0.02 worse than one per sequence', 'mixed', above, .02),
     Belief('Being told the level changes less than 0.02, pretrained or from nothing', 'told', within, .02)]
@@ -298,9 +298,9 @@ def _curve_facts(record):
 
 # %% ../nbs/06c_pretrained_masks.ipynb #e40f8db9
 ANSWER = """**A head start that lasts; more mask rates and being told the rate hardly matter.** From bert-tiny's weights
-masked diffusion ends at ≤ {{tuned}}. From nothing it ends higher, by {{start:bare}} at equal steps and {{total:bare}}
-with three times as many. A hundred rates for ten move it by {{batch:bare}}, telling the rate by {{time:bare}}. Counting
-triples still does better: {{grams:bare}}."""
+masked diffusion ends at ≤ {{tuned}}; from nothing {{start:bare}} higher at equal steps, {{total:bare}} with three times
+as many. A hundred rates for ten move it by {{batch:bare}}, telling the rate by {{time:bare}}. Counting triples does
+better: {{grams:bare}}."""
 
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"

@@ -28,13 +28,12 @@ from .unmasking import unmask
 BELIEFS = [
     Belief('On E2E, at as many calls and as varied as real text, a threshold of 0.9 costs at least 0.1 nats per token '
            'more than random places', 'threshold', above, .1),
-    Belief('On Shakespeare, where nothing is padding, that threshold costs less than random places', 'play_threshold',
-           below, 0.),
+    Belief('On Shakespeare, where nothing is padding, it costs less than random places', 'play_threshold', below, 0.),
     Belief('One doubt, with 0.5 nats beside it, costs less than random places on E2E', 'doubt', below, 0.),
     Belief('Choosing by the drawn word, one place a call, costs on E2E at least 0.1 nats more than random places, once '
            'a temperature has made it as varied as real text', 'drawn', above, .1),
-    Belief('At a temperature of 1 the sentences of that rule have less than half the words of real ones',
-           'drawn_length', below, .5)]
+    Belief('Without that temperature its sentences have less than half the words of real ones', 'drawn_length', below,
+           .5)]
 
 # %% ../nbs/07d_real_text.ipynb #realtxt07
 ONE = '1 a call'
