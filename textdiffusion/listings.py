@@ -80,18 +80,21 @@ class Listing:
 
     def span(self, asked:tuple) -> Tensor: # (label, first, last) -> (N,)
         "Whether these words, and no others, are such a constituent"
-        name, i, j = asked
-        wait = openings(self.grammar, name)[self.paths[:, i]]
-        left = self.waiting[self.paths[:, i:j+1]]
-        return (wait >= 0) & (self.paths[:, j] >= 0) & (left[:, -1] == wait) & (left[:, :-1] > wait[:, None]).all(1)
+        return self._closes(*asked, self.paths)
+
+    def _closes(self, name, i, j, paths):
+        "Whether a constituent opens with word i of these paths and closes with word j"
+        wait, left = openings(self.grammar, name)[paths[:, i]], self.waiting[paths[:, i:j+1]]
+        return (wait >= 0) & (paths[:, j] >= 0) & (left[:, -1] == wait) & (left[:, :-1] > wait[:, None]).all(1)
 
     def say(self, asked:tuple) -> Tensor: # (slot, value) -> (N,)
         "Whether the slot has this value"
         value = [self.grammar.index[word] for word in asked[1].split()]
         met, n = torch.zeros(len(self.paths), dtype=torch.bool), len(value)
         for i in range(self.paths.shape[1] - n + 1):
-            here = (self.words[:, i:i+n] == torch.tensor(value)).all(1)
-            if here.any(): met |= here & self.span((asked[0], i, i+n-1))
+            here = (self.words[:, i] == value[0]).nonzero()[:, 0]
+            here = here[(self.words[here, i:i+n] == torch.tensor(value)).all(1)]
+            met[here] |= self._closes(asked[0], i, i+n-1, self.paths[here])
         return met
 
     def tagged(self, asked:Sequence) -> Tensor: # tags -> (N,)
@@ -180,7 +183,7 @@ class Law:
         for row in rows:
             found = self._agree(row)
             p = self.place[found].flatten().bincount(self.p[found].repeat_interleave(z.shape[1]), size)
-            out.append((p/p.sum()*z.shape[1] if len(found) else torch.full_like(p, 1/self.mask_id)).log())
+            out.append((p/self.p[found].sum() if len(found) else self.p.new_full((size,), 1/self.mask_id)).log())
         return torch.stack(out).view(len(rows), z.shape[1], self.mask_id)[which]
 
     def log_prob(self,
