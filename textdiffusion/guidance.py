@@ -114,6 +114,7 @@ def effective(
 
 class Particles:
     "Texts in groups of n, one group a wish; called with the canvas after every call, it draws each poor group anew"
+    @torch.no_grad()
     def __init__(self,
         log_p:Callable, # (z (B,width+L)) -> (B,) log p(y | z)
         z:Tensor,       # (G*n,width+L) the canvas, the particles of a group side by side
@@ -129,6 +130,7 @@ class Particles:
         w = log_w.softmax(-1).nan_to_num(1/self.n).cpu()
         return torch.multinomial(w, k, replacement=True, generator=self.generator).to(log_w.device)
 
+    @torch.no_grad()
     def __call__(self,
         z:Tensor, # (G*n,width+L) after a call
     ) -> Tensor:  # as many rows
@@ -155,7 +157,12 @@ class Particles:
 def without(
     denoiser:Callable, # (z, share) -> logits
     tokens:list,       # ids that it must not write
+    mask_id:int,       # the mask
 ) -> Callable:         # a denoiser
-    "A denoiser that holds some tokens for impossible: control of a length, with the end and its padding in place"
+    "A denoiser that holds some tokens for impossible at masks: control of a length, the end and its padding in place"
     check_function('denoiser', denoiser, ('z', 'share'))
-    return lambda z, share: denoiser(z, share).index_fill(-1, torch.tensor(tokens, device=z.device), -torch.inf)
+    def held(z, share):
+        said = denoiser(z, share)
+        never = said.index_fill(-1, torch.tensor(tokens, device=z.device), -torch.inf)
+        return never.where((z == mask_id)[..., None], said)
+    return held
