@@ -150,7 +150,8 @@ class Law:
         self.ids, self.mask_id, self.log_mass = ids, mask_id, log_p.logsumexp(0).item()
         self.p = (log_p - self.log_mass).exp()
         self.place = ids + mask_id*torch.arange(ids.shape[1])                         # of each token in an (L,V) table
-        self.count, self.columns = self.place.flatten().bincount(minlength=mask_id*ids.shape[1]), ids.T.short().contiguous()
+        self.count = self.place.flatten().bincount(minlength=mask_id*ids.shape[1])
+        self.columns = ids.T.short().contiguous()
 
     def given(self,
         met:Tensor, # (N,) bool, at least one

@@ -9,6 +9,7 @@ __all__ = ['BELIEFS', 'RULES', 'WAYS', 'PERFECT', 'PRESETS', 'DRIFT', 'PERCENT',
 
 # %% ../nbs/08b_masked_control.ipynb #320394fe
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 import matplotlib.pyplot as plt
 import torch
@@ -140,7 +141,7 @@ def by_canvas(job, rule) -> tuple: # ids, passes forward, passes back
 WAYS = {'told': (by_told, TOLD), 'told, γ = 2': (partial(by_told, gamma=2.), TOLD),
         'classifier, first order': (partial(by_classifier, slope=True), TOLD),
         'first order, γ = 3': (partial(by_classifier, slope=True, gamma=3.), TOLD),
-        'classifier, every word': (by_classifier, ('content', 'tags', 'spans')),
+        'classifier, every word': (by_classifier, ('content', 'tags')),
         'particles': (by_particles, TOLD), 'canvas': (by_canvas, ('length', 'infilling'))}
 PERFECT = ('told', 'told, γ = 2', 'particles', 'canvas') # with perfect parts a classifier is as good as being told
 
@@ -188,7 +189,7 @@ PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(steps=4, reader_steps=4, targets=2, samples=1, drafts=8, read=64, d_model=32, n_layers=1,
                       batch_size=10),
-    long=_cpu | dict(seeds=3, steps=3000, reader_steps=1200, targets=20, samples=6, drafts=400),
+    long=_cpu | dict(seeds=3, steps=4500, reader_steps=2000, targets=20, samples=6, drafts=400),
     gpu=_cpu | dict(seeds=3, steps=6000, reader_steps=3000, targets=40, samples=16, drafts=2000, d_model=128,
                     batch_size=64, muon_lr=1e-2))
 # four standard errors of 120 texts, and what another machine does to a trained model
@@ -259,7 +260,8 @@ def answer_figure(record) -> object: # figure
     fig, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), width_ratios=(3, 2), layout='constrained')
     _points(left, record, 'both', list(JUDGES))
     _points(right, record, 'nats', list(TOLD))
-    left.plot([], [], 'P', color='C5', ms=4, label='canvas'), left.set(ylabel='share success and valid', ylim=(-.03, 1.03))
+    left.plot([], [], 'P', color='C5', ms=4, label='canvas')
+    left.set(ylabel='share success and valid', ylim=(-.03, 1.03))
     right.axhline(0, color='.35', lw=.8), right.set(ylabel='nats of p(x | y) above its entropy')
     handles = {name: h for h, name in zip(*left.get_legend_handles_labels()) if name}
     fig.legend(handles.values(), handles.keys(), loc='outside lower center', ncols=4, frameon=False, fontsize=9)
@@ -290,20 +292,19 @@ def _believed(record) -> dict:
 # %% ../nbs/08b_masked_control.ipynb #6d405b81
 _SAID = dict(told='told', sharp='told, γ = 2', first='classifier, first order', every='classifier, every word',
              parts='particles', base='unguided', best='best of 8 drafts', canvas='canvas')
+_ENDS = {'one place': '', 'one doubt': '_fast'}
+_COLUMNS = dict(both=('', PERCENT), valid=('_valid', PERCENT), given=('_given', PERCENT), distinct=('_distinct', PERCENT),
+                nats=('_nats', NATS), forward=('_passes', Unit('passes', 1, 0)))
 
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it: way_task, and p_ before it with perfect parts"
     found, rows = {}, record['rows']
     for arm, start in (('network', ''), ('perfect', 'p_')):
-        for name, way in _SAID.items():
-            for task in JUDGES:
-                for rule, end in (('one place', ''), ('one doubt', '_fast')):
-                    which = of(task, way, rule, arm)
-                    if not any(which.items() <= r.items() for r in rows): continue
-                    for column, unit, tail in (('both', PERCENT, ''), ('nats', NATS, '_nats'), ('valid', PERCENT, '_valid'),
-                                               ('given', PERCENT, '_given'), ('distinct', PERCENT, '_distinct'),
-                                               ('forward', Unit('passes', 1, 0), '_passes')):
-                        found[f'{start}{name}_{task}{end}{tail}'] = fact(estimate(rows, column, **which), unit)
+        for (name, way), task, (rule, end) in product(_SAID.items(), JUDGES, _ENDS.items()):
+            which = of(task, way, rule, arm)
+            if not any(which.items() <= r.items() for r in rows): continue
+            for column, (tail, unit) in _COLUMNS.items():
+                found[f'{start}{name}_{task}{end}{tail}'] = fact(estimate(rows, column, **which), unit)
     return Facts(found | _believed(record))
 
 # %% ../nbs/08b_masked_control.ipynb #584e5f8a

@@ -71,7 +71,7 @@ def wish_canvas(
 
 # %% ../nbs/lib/46_told_wishes.ipynb #5cedd787
 class ToldPlaces(nn.Module):
-    "A masked denoiser that adds to each word vector one of what is asked at its place; a row is the wish, then the text"
+    "A masked denoiser that adds to each word vector one of what is asked there; a row is the wish, then the text"
     def __init__(self,
         body:nn.Module, # a masked denoiser of text, with `blocks` and a `table`
         first:int,      # the token of nothing; those of the alphabet follow
@@ -158,7 +158,8 @@ class WishReader:
         first:int,     # the token of no wish; those of the wishes follow
     ):
         if targets[0].task not in TOLD: raise ValueError(f'a reader judges {", ".join(TOLD)}, not {targets[0].task!r}')
-        self.reader, self.first, self.mask_id, self.cost = reader, first, len(reader.table)-1, self.COSTS[targets[0].task]
+        self.reader, self.first, self.mask_id = reader, first, len(reader.table)-1
+        self.cost = self.COSTS[targets[0].task]
         self.wanted = torch.stack([_wanted(reader.kinds, t, seq_len) for t in targets]).to(reader.table.device)
 
     def __call__(self,
