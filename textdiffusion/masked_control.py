@@ -189,7 +189,7 @@ PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(steps=4, reader_steps=4, targets=2, samples=1, drafts=8, read=64, d_model=32, n_layers=1,
                       batch_size=10),
-    long=_cpu | dict(seeds=3, steps=4500, reader_steps=2000, targets=20, samples=6, drafts=400),
+    long=_cpu | dict(seeds=3, steps=3500, reader_steps=1500, targets=16, samples=4, drafts=300),
     gpu=_cpu | dict(seeds=3, steps=6000, reader_steps=3000, targets=40, samples=16, drafts=2000, d_model=128,
                     batch_size=64, muon_lr=1e-2))
 # four standard errors of 120 texts, and what another machine does to a trained model
