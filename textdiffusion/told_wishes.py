@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from .batching import draw_seed
 from .grammar import Grammar
 from .listings import arc_shapes, shape_row
-from .noisy_readers import Kinds, Labels, Reader, chart, slots_nll, span_nll, tag_row, tags_nll, tree_nll
+from .noisy_readers import Labels, Reader, chart, slots_nll, span_nll, tag_row, tags_nll, tree_nll
 from .objectives import mask_tokens, stratified_t
 from .targets import Target, draw_targets, labels, lexicon, slot_values, spans
 
@@ -136,6 +136,7 @@ def masked_reading_loss(
         return dict(loss=sum(parts.values()).mean()/size, t=t, **{k: v.detach() for k, v in parts.items()})
     return loss_fn
 
+# %% ../nbs/lib/46_told_wishes.ipynb #6745ce89
 def _places(kinds, span): return [kinds.labels.index(span[0]), span[1] + 1, span[2] + 1]      # the begin counted
 
 def _wanted(kinds, target, seq_len):
