@@ -45,12 +45,12 @@ class Board:
         task:str,   # one of JUDGES
         ids:Tensor, # (T*samples,L) as `start` has them, without what stands before
     ) -> dict:      # of a record
-        "Shares of texts that are as asked (`success`), sentences (`valid`), `both`, valid if as asked (`given`); `nats`"
+        "Shares as asked (`success`), sentences (`valid`), `both`, valid if as asked (`given`); nats off p(x|y)"
         n, grammar, laws = self.samples, self.corpus.grammar, self.wishes[task].laws[1:]
         texts = [words or [] for words in self.corpus.words(ids.cpu())]
         found = outcomes(grammar, [t for t in self.targets[task] for _ in range(n)], texts)
         def mean(values): return sum(values)/len(values) if values else None
-        off = [laws[i//n].log_mass - grammar.log_prob(texts[i]) - laws[i//n].entropy()      # above the entropy of p(x|y)
+        off = [laws[i//n].log_mass - grammar.log_prob(texts[i]) - laws[i//n].entropy()
                for i, r in enumerate(found) if r['both']]
         unlike = [len({' '.join(words) for words in texts[i:i+n]})/n for i in range(0, len(texts), n)]
         return dict(task=task, **{key: mean([r[key] for r in found]) for key in ('both', 'success', 'valid')},
