@@ -131,7 +131,7 @@ _never_or = whole(0, 10_000_000)
 CHECKS = dict(corpus=corpus_name, schedule=schedule_name, data_dir=existing_folder, base_model=model_name,
     seeds=whole(1, 100), seq_len=whole(4, 4096), batch_size=whole(1, 65_536), samples=_size, exact=_size,
     draws=_size, spare=_size, wide=whole(32, 16_384), rounds=whole(1, 1000), blocks=whole(1, 4096),
-    gaps=_size, fills=_size, blanks=whole(2, 1000),
+    gaps=_size, fills=_size, blanks=whole(2, 1000), targets=whole(1, 10_000), drafts=_size, reader_steps=_steps,
     calls=whole(1, 2000), more_calls=whole(1, 2000), steps=_steps, pretrain_steps=_steps, teacher_steps=_steps,
     lm_steps=_steps, pass_steps=_steps, piece_steps=_steps, few=_steps, orders=whole(1, 10_000),
     judge_texts=whole(1, 1_000_000), judge_epochs=whole(1, 1000), held=_size,
