@@ -89,6 +89,7 @@ class Reader(nn.Module):
         self.slot = nn.ModuleList(nn.Linear(d_model, 1 + len(values)) for values in kinds.slots.values())
         self.first, self.last = nn.Linear(d_model, pair), nn.Linear(d_model, pair, bias=False)
         self.label = nn.Linear(pair, len(kinds.labels))
+        nn.init.constant_(self.label.bias, -5.)                                 # most pairs are no constituent
 
     def forward(self, x:Tensor, t:Tensor) -> Tensor: # (B,L,d_model)
         "Hidden states"
