@@ -52,6 +52,8 @@ UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits
 UNITS |= dict.fromkeys(['nats_per_token', 'unprotected', 'told_half'], Unit('nats per token', 1, 3))
 UNITS |= dict.fromkeys(['apart', 'own'], _share)
 UNITS |= dict(bits_per_char=Unit('bits per character', 1, 3))
+# of control
+UNITS |= dict.fromkeys(['both', 'success', 'given', 'hits'], _share)
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
 class Fact(NamedTuple):
