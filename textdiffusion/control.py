@@ -17,7 +17,7 @@ from .objectives import objective, stratified_t, token_ce
 from .optimizers import muon_adamw
 from .reading import Belief, Facts, Unit, fact
 from .recipes import NOISE, RECIPES
-from .statistics import Estimate, above, estimate, interval, values_by_seed, within
+from .statistics import Estimate, above, estimate, interval, values_by_seed
 from .steering import TASKS, main_way
 from .training import Fit, fit
 
@@ -31,8 +31,8 @@ BELIEFS = [
            'infilling: the least margin is above 0', 'places', above, 0.),
     Belief('Where the best of as many drafts stays below 75 %, these ways are at least 20 points better in each task',
            'lead', above, .2),
-    Belief("The report's anchor moves control of content and parts of speech by less than 5 points", 'anchor', within,
-           .05)]
+    Belief('A model of 100 training steps, steered to parts of speech, has at least 85 % of the tags right place by '
+           'place, as a report claims of one of 1,000 steps', 'short_hits_steps', above, .85)]
 
 # %% ../nbs/08_control.ipynb #34fd1887
 _cpu = dict(corpus='restaurants', arms=['best'], seeds=1, steps=1200, few=100, reader_steps=800, targets=20,
@@ -43,12 +43,12 @@ PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | _all | dict(steps=4, few=2, reader_steps=3, targets=3, samples=6, calls=4, picks=1, d_model=32,
                              n_layers=1, n_heads=2, reader_width=16, read=32, batch_size=8),
-    long=_cpu | _all | dict(seeds=3, targets=40, samples=192, picks=2),
+    long=_cpu | dict(arms=['best', 'short'], seeds=3, steps=1000, reader_steps=600, targets=24, calls=80, picks=1),
     gpu=_cpu | _all | dict(seeds=3, steps=6000, reader_steps=3000, targets=200, samples=1024, picks=20, batch_size=64))
 
-# %% ../nbs/08_control.ipynb #34577041
-# four standard errors of 40 texts, and what another machine does to a trained model
-DRIFT = dict(tol=dict(both=.32, success=.32, nll=1.5), by=('arm', 'task', 'way', 'seed'))
+# %% ../nbs/08_control.ipynb #2db9b68a
+# four standard errors of 24 texts, and what another machine does to a trained model
+DRIFT = dict(tol=dict(both=.4, success=.4, nll=1.5), by=('arm', 'task', 'way', 'seed'))
 REACH = {'best': TASKS, 'anchored': TASKS[:2], 'short': TASKS[1:2]} # arm -> its tasks
 
 def check(

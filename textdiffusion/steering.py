@@ -125,7 +125,7 @@ def ways_of(
     known = [x.to(reader.table.device) for x in known_words(corpus, targets)] if task == 'infilling' else []
     told = words_loss(reader, *known) if known else summed([wish_loss(reader, p, corpus.seq_len) for p in parts])
     made = {main_way(task): (steps_of(task), told, 1), 'score': (scored, told, 1)}
-    if task in TASKS[:2]:
+    if task == 'content':
         made |= {'one Adagrad': (steps_of(task, optimisers=kept), told, 1),
                  'on the guess': (scored, on_guess(model, told), 2)}
     if task == 'length': made['as released'] = steps_of('ends'), ends_wish(model, reader, corpus, targets), 2
