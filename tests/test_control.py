@@ -127,6 +127,5 @@ def test_what_cannot_be_asked_is_refused_in_one_sentence(reader):
         assert '\n' not in str(e.value)
     with pytest.raises(ValueError, match='no exact judges'): check(None, SimpleNamespace(name='e2e', grammar=None))
 
-def test_a_run_that_cannot_be_judged_ends_at_once():
-    refused_at_once(['e2e', 'restaurants'], 'run', '08_control', '--corpus', 'e2e')
+def test_a_run_without_wishes_ends_at_once():
     refused_at_once(['targets'], 'run', '08_control', '-p', 'targets', '0')
