@@ -50,7 +50,7 @@ UNITS |= dict(whole=_share, excess=Unit('nats per sentence'), lost=Unit('nats pe
 UNITS |= dict(nats=Unit('nats', 1, 3), given=Unit('nats', 1, 3), bits=Unit('bits', 1, 3), judge=Unit('nats'),
               known_words=_share, judge_nll=_nats, row_entropy=Unit('nats'), signal=_share, levels=_share)
 UNITS |= dict.fromkeys(['nats_per_token', 'unprotected', 'told_half'], Unit('nats per token', 1, 3))
-UNITS |= dict.fromkeys(['apart', 'own'], _share)
+UNITS |= dict.fromkeys(['apart', 'own', 'both', 'success', 'given', 'hits'], _share)
 UNITS |= dict(bits_per_char=Unit('bits per character', 1, 3))
 
 # %% ../nbs/lib/84_reading.ipynb #950c4369
