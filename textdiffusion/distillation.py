@@ -60,9 +60,9 @@ def one_call_kl(
     each = torch.stack([row_nll(one.expand(len(texts), -1, -1), texts, keep) for one in said], 1)
     return (mixed(each).cpu() - exact_nll(texts, corpus)).mean().item()
 
-# %% ../nbs/10b_distillation.ipynb #8f4f341b
-_few = ['continuous', 'own texts', 'real texts', 'masked', 'self-distilled']
-_all = ['continuous', 'continuous, longer', 'own texts', 'real texts', 'halved', 'masked', 'masked, longer',
+# %% ../nbs/10b_distillation.ipynb #cd9717ff
+_few = ['continuous', 'own-texts', 'real-texts', 'masked', 'self-distilled']
+_all = ['continuous', 'continuous-longer', 'own-texts', 'real-texts', 'halved', 'masked', 'masked-longer',
         'self-distilled', 'mixture']
 _cpu = dict(corpus='restaurants', arms=_few, seeds=1, steps=700, student_steps=300, pairs=2048, samples=128, exact=64,
             seq_len=None, d_model=128, n_layers=3, masked_width=64, masked_layers=4, batch_size=32, lr=6e-3,
@@ -78,7 +78,7 @@ PRESETS = dict(
 DRIFT = dict(tol=dict(valid=.13, nll_minus_entropy=.9, new=.15), by=('arm', 'setting', 'calls', 'seed'))
 check = check_exact                     # refuses a corpus whose probabilities are not known
 GRIDS = {1: [1., 0.], 2: [1., .3, 0.], 4: [1., .6, .3, .1, 0.]}       # when students of given texts are asked
-GIVEN, ROUNDS = ('own texts', 'real texts'), 16                       # these students; calls of the first teacher
+GIVEN, ROUNDS = ('own-texts', 'real-texts'), 16                       # these students; calls of the first teacher
 
 # %% ../nbs/10b_distillation.ipynb #ca5ab397
 def new_model(
@@ -117,7 +117,7 @@ def student(
 ) -> Fit: # the averaged network is its `ema`
     "Train a copy of a network, with half the rates, on sentences that the teacher has not seen"
     begun = copy.deepcopy(model).requires_grad_(True)
-    if hasattr(begun, 'emb') and name != 'continuous, longer': begun.table.requires_grad_(False) # the teacher's words
+    if hasattr(begun, 'emb') and name != 'continuous-longer': begun.table.requires_grad_(False) # the teacher's words
     return trained(run, name, seed, begun, loss_fn, steps or run.cfg.student_steps, run.cfg.steps, .5)
 
 # %% ../nbs/10b_distillation.ipynb #b917904d
@@ -133,7 +133,7 @@ def of_texts(
     "A student of pairs of noise and text"
     cfg, base = run.cfg, teacher(run, 'continuous', seed).ema
     noise = fresh_noise(run, cfg.pairs, seed + 1000)
-    if name == 'own texts': texts = to_text(base, noise, spaced(cfg.many), NOISE, ddim_step)
+    if name == 'own-texts': texts = to_text(base, noise, spaced(cfg.many), NOISE, ddim_step)
     else:
         texts = run.corpus.batch(0, cfg.pairs, seed + 1000)
         noise = to_noise(base, texts, noise, upwards(cfg.many), NOISE, ddim_step)
@@ -148,7 +148,7 @@ def in_rounds(
     def train(base, calls):
         loss = (halved(base.ema, spaced(ROUNDS)[::ROUNDS//calls], NOISE, ddim_step) if kind == 'continuous' else
                 self_distilled(base.ema, calls, run.corpus.mask_id, first_kept(run.corpus)))
-        return student(run, f'{name}, {calls//2}', seed, base.ema, loss, run.cfg.student_steps//4)
+        return student(run, f'{name}-{calls//2}', seed, base.ema, loss, run.cfg.student_steps//4)
     return rounds(teacher(run, kind, seed), ROUNDS, train)
 
 def with_latent(
@@ -166,7 +166,7 @@ def networks(
     run, arm:str, seed, # the run, and who
 ) -> dict: # calls -> Fit
     "The network of an arm for each number of calls"
-    corpus, kind = run.corpus, arm.partition(', ')[0]
+    corpus, kind = run.corpus, arm.partition('-')[0]
     if arm in ('halved', 'self-distilled'):
         return in_rounds(run, arm, seed, 'continuous' if arm == 'halved' else 'masked')
     if arm in RECIPES: fitted = teacher(run, arm, seed)
@@ -198,10 +198,10 @@ def written(
                   pick=best_share(chance), generator=torch.Generator().manual_seed(seed))[0]
 
 # %% ../nbs/10b_distillation.ipynb #1fc7aa71
-LINES = {'continuous': ('teacher', '.35', 'o--'), 'continuous, longer': ('longer', '.6', 'o:'),
-         'own texts': ('own texts', 'C0', 's-'), 'real texts': ('real texts', 'C3', 'v-'),
+LINES = {'continuous': ('teacher', '.35', 'o--'), 'continuous-longer': ('longer', '.6', 'o:'),
+         'own-texts': ('own texts', 'C0', 's-'), 'real-texts': ('real texts', 'C3', 'v-'),
          'halved': ('halved', 'C2', 'D-'), 'masked': ('teacher', '.35', 'o--'),
-         'masked, longer': ('longer', '.6', 'o:'), 'self-distilled': ('self-distilled', 'C4', '^-'),
+         'masked-longer': ('longer', '.6', 'o:'), 'self-distilled': ('self-distilled', 'C4', '^-'),
          'mixture': ('mixture', 'C1', 'P-')}
 
 def line(
@@ -238,7 +238,7 @@ def answer_figure(record) -> object: # figure
     "Valid sentences against calls, continuous and masked, and what one masked call loses"
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.8), layout='constrained')
     for i, arm in enumerate(LINES): line(axes[i//5], record, arm, 'valid', LINES[arm])
-    line(axes[0], record, 'real texts', 'valid', ('real texts, from their noise', 'C3', 'v:'), 'their noise')
+    line(axes[0], record, 'real-texts', 'valid', ('real texts, from their noise', 'C3', 'v:'), 'their noise')
     line(axes[1], record, 'perfect', 'valid', ('perfect, random places', 'k', 'x:'), 'random')
     line(axes[1], record, 'perfect', 'valid', ('perfect, pairs', 'C9', '*:'), 'pairs')
     axes[0].plot([2, 4], [.6, .8], 'k_', ms=16, label='the bars')
@@ -278,7 +278,7 @@ def _beyond(record) -> Fact: # nats; below 0 it passes the bound
 # %% ../nbs/10b_distillation.ipynb #5425d156
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
-    four = dict(arm='real texts', calls=4)
+    four = dict(arm='real-texts', calls=4)
     return Facts(two=best_of(record, 'valid', 2), four=best_of(record, 'valid', 4),
         cost=best_of(record, 'nll_minus_entropy', 4), beyond=_beyond(record),
         noise=difference(record['rows'], 'valid', four | dict(setting='their noise'), four | dict(setting='')))
