@@ -106,7 +106,7 @@ def test_two_calls_of_a_perfect_teacher_know_more_than_one():
     torch.manual_seed(0)
     said = two_calls(perfect, z, torch.tensor([[1., 15/16]]).expand(64, 2), 4)
     entropy = -(said.exp()*said.clamp(min=-99)).sum(-1)
-    told = ((entropy - math.log(3)).abs() < 1e-3).sum(1)                  # row, column and box of the one that is filled
+    told = ((entropy - math.log(3)).abs() < 1e-3).sum(1)   # row, column and box of the one that is filled
     assert (told == 7).any() and (told == 0).any() and entropy.max() < math.log(4) + 1e-6
 
 @pytest.mark.parametrize('calls', [1, 2, 4, 16])
