@@ -93,8 +93,7 @@ def new_model(
 def trained(
     run, name:str, seed, # the run; what is trained
     model, loss_fn, # from where, on what
-    steps:int, # for how long
-    first:int, # batch of the stream of sentences
+    steps, first, # for how long, from which batch of the stream of sentences on
     rate:float, # what the learning rates are multiplied with
 ) -> Fit: # the averaged network is its `ema`
     "Train one network"
@@ -275,6 +274,10 @@ def best_of(
     def at(arm, what): return level(record['rows'], what, arm=arm, setting='', calls=calls)
     return at(max(arms, key=lambda a: at(a, 'valid').mean), column)
 
+def _gain(rows, calls) -> Fact: # in valid sentences
+    "Of the student of its own texts, on its teacher"
+    return difference(rows, 'valid', *(dict(arm=a, setting='', calls=calls) for a in ('own-texts', 'continuous')))
+
 def _beyond(record) -> Fact: # nats; below 0 it passes the bound
     "What the mixture loses in one call beyond the best factorised one"
     least = estimate(record['rows'], 'kl', arm='best factorised').mean
@@ -294,11 +297,9 @@ _TOLD = dict(  # fact -> arm, setting, calls, columns
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
     rows, four = record['rows'], dict(arm='real-texts', calls=4)
-    def gain(calls): # of the student of its own texts, on its teacher
-        return difference(rows, 'valid', *(dict(arm=a, setting='', calls=calls) for a in ('own-texts', 'continuous')))
     told = {f'{name}_{c}': level(rows, c, arm=arm, setting=how, calls=calls)
             for name, (arm, how, calls, columns) in _TOLD.items() for c in columns.split()}
     return Facts(told | dict(two=best_of(record, 'valid', 2), four=best_of(record, 'valid', 4), beyond=_beyond(record),
         cost=best_of(record, 'nll_minus_entropy', 4), bound=level(rows, 'kl', arm='best factorised'),
         noise=difference(rows, 'valid', four | dict(setting='their noise'), four | dict(setting='')),
-        p_four=level(rows, 'valid', arm='perfect', setting='random', calls=4), gain_two=gain(2), gain_four=gain(4)))
+        p_four=level(rows, 'valid', arm='perfect', setting='random', calls=4), gain_two=_gain(rows, 2), gain_four=_gain(rows, 4)))
