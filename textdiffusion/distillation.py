@@ -91,9 +91,9 @@ def new_model(
     return RECIPES[kind].model(run.corpus, **sizes).to(run.device)
 
 def trained(
-    run, name:str, seed, # the run; what is trained
-    model, loss_fn, # from where, on what
-    steps, first, # for how long, from which batch of the stream of sentences on
+    run, name:str, seed, model, loss_fn, # the run; what is trained, from where, on what
+    steps:int, # for how long
+    first:int, # batch of the stream of sentences
     rate:float, # what the learning rates are multiplied with
 ) -> Fit: # the averaged network is its `ema`
     "Train one network"
@@ -302,4 +302,5 @@ def facts(record) -> Facts: # by name
     return Facts(told | dict(two=best_of(record, 'valid', 2), four=best_of(record, 'valid', 4), beyond=_beyond(record),
         cost=best_of(record, 'nll_minus_entropy', 4), bound=level(rows, 'kl', arm='best factorised'),
         noise=difference(rows, 'valid', four | dict(setting='their noise'), four | dict(setting='')),
-        p_four=level(rows, 'valid', arm='perfect', setting='random', calls=4), gain_two=_gain(rows, 2), gain_four=_gain(rows, 4)))
+        p_four=level(rows, 'valid', arm='perfect', setting='random', calls=4), gain_two=_gain(rows, 2),
+        gain_four=_gain(rows, 4)))
