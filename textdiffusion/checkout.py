@@ -129,7 +129,9 @@ _KEY = re.compile(r'\s*("(?:[^"\\]|\\.)*+")\s*:\s*', re.S)
 _NEXT = re.compile(r'\s*([,}])')
 
 def _end_of(text, at):
-    "Where a list or an object that begins here ends"
+    "Where a list or an object that begins here ends; found at once where its lines are set in as records are written"
+    close = '\n ' + {'[': ']', '{': '}'}[text[at]]
+    if text[at+1:at+4] == '\n  ' and (end := text.find(close, at)) > 0: return end + len(close)
     depth = 0
     while True:
         depth += 1 if text[at] in '[{' else -1
