@@ -102,13 +102,15 @@ def facts(record) -> Facts: # by name
     twins = [a for a in curves if a != 'diffusion']
     def each(fn, unit='nats', signed=False): return fact(interval(map(fn, best[next(iter(best))])), unit, signed)
     def end(a, s): return curves[a][s][-1]['nats']
+    def moved(a, s): return end(a, s) - curves[a][s][-1 - len(curves[a][s])//5]['nats']    # in the last fifth
     def often(a, s): return min(curves[a][s], key=lambda r: r['nats'])['passes']
     f = {f'{a}_best': level(rows, 'nats', arm=a) for a in curves}
     f |= {f'{a}_passes': each(partial(often, a), PASSES) for a in curves}
     if len(curves) < len(ARMS): return Facts(f)
     f |= {f'{a}_end': each(lambda s: end(a, s) - end('diffusion', s), signed=True) for a in twins}
-    f |= {f'{a}_ahead': each(lambda s: best['diffusion'][s] - best[a][s], signed=True) for a in twins}
-    f |= {f'{a}_from': each(lambda s: ahead_from(curves['diffusion'][s], curves[a][s]), PASSES) for a in twins}
+    f |= {f'{a}_from': each(lambda s: ahead_from(curves['diffusion'][s], curves[a][s]), PASSES)
+          for a in twins if a != 'both'}
+    f |= {f'{a}_moved': each(partial(moved, a), signed=True) for a in ('diffusion', 'both')}
     f |= {a: each(lambda s: best[a][s] - best['twin'][s], signed=True) for a in ('hidden', 'decay', 'both')}
     return Facts(f, least=each(lambda s: best['diffusion'][s] - max(best[a][s] for a in twins), signed=True),
         both_more=each(lambda s: best['both'][s] - best['decay'][s], signed=True),
@@ -116,7 +118,9 @@ def facts(record) -> Facts: # by name
         end=each(lambda s: curves['diffusion'][s][-1]['passes'], PASSES))
 
 # %% ../nbs/06j_regularised_twins.ipynb #c1e00bbe
-ANSWER = """**Draft.** {{twin_best}} {{both_best}} {{diffusion_best}}."""
+ANSWER = """**Nothing, over these passes.** Stopped in time, every twin costs less than diffusion: the plain one
+{{twin_best}} a character, with hidden characters and weight decay {{both_best}}, diffusion at most {{diffusion_best}}.
+After all {{end:mean}} the plain twin lies {{twin_end}} above diffusion's bound, the one with both {{both_end}}."""
 
 def answer_figure(record): # axes
     "Held-out nats against passes, and where each mean is lowest"
