@@ -103,13 +103,11 @@ def facts(record) -> Facts: # by name
     def each(fn, unit='nats', signed=False): return fact(interval(map(fn, best[next(iter(best))])), unit, signed)
     def end(a, s): return curves[a][s][-1]['nats']
     def moved(a, s): return end(a, s) - curves[a][s][-1 - len(curves[a][s])//5]['nats']    # in the last fifth
-    def often(a, s): return min(curves[a][s], key=lambda r: r['nats'])['passes']
     f = {f'{a}_best': level(rows, 'nats', arm=a) for a in curves}
-    f |= {f'{a}_passes': each(partial(often, a), PASSES) for a in curves}
+    f |= {f'{a}_passes': each(lambda s: min(curves[a][s], key=lambda r: r['nats'])['passes'], PASSES) for a in curves}
     if len(curves) < len(ARMS): return Facts(f)
     f |= {f'{a}_end': each(lambda s: end(a, s) - end('diffusion', s), signed=True) for a in twins}
-    f |= {f'{a}_from': each(lambda s: ahead_from(curves['diffusion'][s], curves[a][s]), PASSES)
-          for a in twins if a != 'both'}
+    f |= {f'{a}_from': each(lambda s: ahead_from(curves['diffusion'][s], curves[a][s]), PASSES) for a in twins[:3]}
     f |= {f'{a}_moved': each(partial(moved, a), signed=True) for a in ('diffusion', 'both')}
     f |= {a: each(lambda s: best[a][s] - best['twin'][s], signed=True) for a in ('hidden', 'decay', 'both')}
     return Facts(f, least=each(lambda s: best['diffusion'][s] - max(best[a][s] for a in twins), signed=True),
