@@ -259,10 +259,10 @@ def variety_figure(record) -> object: # figure
     fig.legend(*axes[2].get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False, fontsize=8)
     return fig
 
-ANSWER = """**No: in two calls more than its teacher, in four no more.** A student writes {{two}} valid sentences in two
-calls, its teacher {{t_two_valid}}; in four {{four}} and {{t_four_valid}}. From the noise to which real texts lead it
-would write {{theirs_valid}}. One masked call is bound, whoever trains it; a latent passes the bound: {{mix_one_kl}}
-lost, not {{bound:bare}}."""
+ANSWER = """**No: in two calls more than its teacher, in four no more, at this size.** A student writes {{two}}
+valid sentences in two calls, its teacher {{t_two_valid}}; in four {{four}} and {{t_four_valid}}; from the noise
+to which real texts lead {{theirs_valid}}. One masked call is bound, whoever trains it; a latent passes the bound,
+{{mix_one_kl}} lost, not {{bound:bare}}, and writes no sentence yet."""
 
 # %% ../nbs/10b_distillation.ipynb #b6bfd9ba
 def best_of(

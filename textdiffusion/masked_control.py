@@ -296,4 +296,4 @@ def facts(record) -> Facts: # by name
 ANSWER = """**For structure, a network told at every place; for a single fact nothing beats drafts yet.** Told, it
 writes tags right and valid in {{told_tags}}, trees in {{told_tree}}, spans in {{told_spans}}; a slot's value in
 {{told_content}}, unasked {{base_content}}. The best of eight drafts: {{best_content}}, eight particles
-{{parts_content}}. With exact probabilities all succeed."""
+{{parts_content}}. With exact probabilities telling never fails."""

@@ -116,7 +116,7 @@ def facts(record) -> Facts: # by name
         end=each(lambda s: curves['diffusion'][s][-1]['passes'], PASSES))
 
 # %% ../nbs/06j_regularised_twins.ipynb #c1e00bbe
-ANSWER = """**Nothing, over these passes.** Stopped in time, every twin costs less than diffusion: the plain one
+ANSWER = """**Nothing, over these passes.** Stopped in time, every twin costs less than diffusion's bound: the plain one
 {{twin_best}} a character, with hidden characters and weight decay {{both_best}}, diffusion at most {{diffusion_best}}.
 After all {{end:mean}} the plain twin lies {{twin_end}} above diffusion's bound, the one with both {{both_end}}."""
 
