@@ -261,7 +261,7 @@ def variety_figure(record) -> object: # figure
 
 ANSWER = """**No: in two calls more than its teacher, in four no more, at this size.** A student writes {{two}}
 valid sentences in two calls, its teacher {{t_two_valid}}; in four {{four}} and {{t_four_valid}}; from the noise
-to which real texts lead {{theirs_valid}}. One masked call is bound, whoever trains it; a latent passes the bound,
+to which real texts lead {{theirs_valid}}. One masked call is bound; a latent passes the bound,
 {{mix_one_kl}} lost, not {{bound:bare}}, and writes no sentence yet."""
 
 # %% ../nbs/10b_distillation.ipynb #b6bfd9ba
