@@ -13,7 +13,7 @@ from textdiffusion.guiding import (anew, by_score, by_steps, clean_words, kept, 
 from textdiffusion.noisy_readers import Reader, check_table, kinds_of, wish_loss
 from textdiffusion.recipes import NOISE, RECIPES
 from textdiffusion.sampling import sample
-from textdiffusion.steering import Counted, asked, ends_wish, known_words, texts_of, together, wishes
+from textdiffusion.steering import CountedGradients, asked, ends_wish, known_words, texts_of, together, wishes
 from textdiffusion.targets import JUDGES, base_rates, by_rejection, draw_targets, outcomes, target
 
 CORPUS = load_corpus('restaurants')
@@ -113,7 +113,7 @@ def test_a_text_without_end_is_no_sentence():
     assert outcomes(LANGUAGE, draw_targets(LANGUAGE, 'length', 2), [cut, whole])[0]['both'] == 0
 
 def test_gradients_are_counted(model, reader):
-    loss = Counted(on_guess(model, wish_loss(reader, draw_targets(LANGUAGE, 'spans', 4), L)), 2)
+    loss = CountedGradients(on_guess(model, wish_loss(reader, draw_targets(LANGUAGE, 'spans', 4), L)), 2)
     written(model, guide=by_steps(loss, rest=0.))
     assert loss.passes == 2*2*3*5                                 # three steps after each of six calls but the last
 

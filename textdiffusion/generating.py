@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'named_schedule', 'tokens_of', 'inform', 'layout', 'token_draw', 'ended', 'seen_vectors', 'generate',
-           'generate_masked', 'held', 'generate_vectors', 'generate_causal']
+           'generate_masked', 'generate_vectors', 'generate_causal']
 
 # %% ../nbs/lib/76_generating.ipynb #7131c215
 from collections.abc import Callable
@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import (LogitsProcessorList, SuppressTokensLogitsProcessor, TemperatureLogitsWarper, TopKLogitsWarper,
                           TopPLogitsWarper)
 from .decoding_rules import padded
+from .guiding import noised_words
 from .metrics import behind
 from .models import (CausalLM, DiffusionLMConfig, DiffusionLMDenoiser, GaussianConfig, GaussianDenoiser,
                                   MaskedConfig, MaskedDenoiser)
-from .sampling import draw, evaluating, sample, trained_schedule
-from .schedules import MASK_SCHEDULES, SCHEDULES, add_noise, log_snr, rescale
+from .sampling import evaluating, sample, trained_schedule
+from .schedules import MASK_SCHEDULES, SCHEDULES, log_snr, rescale
 from .unmasking import Moments, canvas, categorical, unmask
 
 # %% ../nbs/lib/76_generating.ipynb #b866b9cb
@@ -233,18 +234,6 @@ def generate_masked(
 generate.register(MaskedDenoiser, generate_masked)
 
 # %% ../nbs/lib/76_generating.ipynb #3b6046c1
-def held(
-    x0:Tensor,          # (B,L,D) clean vectors of what is known
-    known:Tensor,       # (B,L) bool
-    alpha_bar:Callable, # the schedule
-    generator,          # of the noise
-) -> Callable:          # project(x_s, t_s) -> x_s, as `sample` takes it
-    "Put what is known back, at the noise level that the rest has"
-    def project(x_s, t_s):
-        noisy = add_noise(x0, t_s, alpha_bar, draw(x0.shape, generator, x0.device))
-        return torch.where(known[..., None], noisy, x_s)
-    return project
-
 def generate_vectors(
     model:GaussianDenoiser,
     input_ids=None,             # (B,n) a beginning, or texts with the mask where a token is wanted; None = from nothing
@@ -267,12 +256,11 @@ def generate_vectors(
     alpha_bar, D = trained_schedule(model), model.config.emb_dim
     def write(z, chance):
         known = z != model.config.mask_id
-        x0 = model.embed(z.masked_fill(~known, 0)).detach()
+        hold = noised_words(model.emb, z.masked_fill(~known, 0), known, alpha_bar, chance)
         never = torch.tensor(_no_words(model.config, z), dtype=torch.long, device=z.device)
         def decode(x, logits): return logits.index_fill(-1, never, -torch.inf).argmax(-1)
         told = how | seen_vectors(z, model.config.mask_id, watch, decode, steps, **how) if watch else how
-        ids, _ = sample(model, (*z.shape, D), alpha_bar, steps, project=held(x0, known, alpha_bar, chance),
-                        decode=decode, generator=chance, **told)
+        ids, _ = sample(model, (*z.shape, D), alpha_bar, steps, project=hold, decode=decode, generator=chance, **told)
         return torch.where(known, z, ids)
     return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator)
 for kind in (GaussianDenoiser, DiffusionLMDenoiser): generate.register(kind, generate_vectors)

@@ -111,7 +111,7 @@ def noised_words(
 ) -> Callable:     # (x_s, t_s) -> x_s
     "Overwrite known places with vectors as noisy as the rest"
     def project(x_s, t_s):
-        eps = torch.randn(x_s.shape, generator=generator).to(x_s.device)
+        eps = torch.randn(x_s.shape, generator=generator, device=(generator or x_s).device).to(x_s.device)
         x0 = emb[ids].detach()
         known = torch.where((t_s > 0)[:, None, None], add_noise(x0, t_s, alpha_bar, eps), x0)
         return torch.where(given[..., None], known, x_s)
