@@ -15,9 +15,10 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property, partial
@@ -30,7 +31,8 @@ import textdiffusion
 from .checkout import (ENTRY_NAME, SCHEMA, Entry, checkout, entries, find_root, hold, read_json,
                                     read_record, settings)
 from .presets import is_empty, settle
-from .progress import duration, expect, part, stage, whole_run
+from .progress import BOARD, duration, expect, part, stage, whole_run
+from .side_by_side import at_once, side_by_side
 from .weights import digest, public_weights
 from .whole_files import existing, write_whole
 
@@ -133,6 +135,26 @@ def _file_name(name):
 
 
 # %% ../nbs/lib/82_records.ipynb #workplc1
+def _in_turn(waiting, of):
+    "name -> value of pieces that are computed one after the other"
+    found = {}
+    for name, fn in waiting.items():
+        with part(len(waiting), of): found[name] = fn()
+    return found
+
+def _at_once(waiting, pieces, n):
+    "name -> value of pieces that are computed n at a time; how soon one ends after another says what is left"
+    found, line = {}, f'{min(n, len(waiting))} arms at once, done'
+    with stage(line, total=len(waiting)) as bar, closing(side_by_side(waiting, n)) as coming:
+        for _ in waiting:
+            with part(len(waiting), len(pieces)): done = next(coming)
+            found[done.name] = done.value
+            if done.said: BOARD.aside(done.said.rstrip(), sys.stdout)
+            BOARD.keep(f'{pieces[done.name][0]} · {duration(done.seconds)}')
+            bar.tick()
+    return found
+
+# %% ../nbs/lib/82_records.ipynb #workpl02
 @dataclass
 class Workplace:
     "Where a run keeps its checkpoints and finished pieces; without a folder nothing is written"
@@ -160,11 +182,12 @@ class Workplace:
 
     def each(self, pieces:dict) -> dict:
         "name -> `fn()`, of name -> (title, fn): pieces that take about as long, so that one tells of the others"
-        waiting, found = [name for name in pieces if not self.is_done(name)], {}
-        for name, (title, fn) in pieces.items():
-            with part(len(waiting), len(pieces)) if name in waiting else nullcontext():
-                found[name] = self.cached(name, fn, title)
-        return found
+        waiting = {name: partial(self.cached, name, fn, title) for name, (title, fn) in pieces.items()
+                   if not self.is_done(name)}
+        n = at_once()
+        computed = _in_turn(waiting, len(pieces)) if n == 1 else _at_once(waiting, pieces, n)
+        return {name: computed[name] if name in computed else self.cached(name, fn)
+                for name, (_, fn) in pieces.items()}
 
 
 # %% ../nbs/lib/82_records.ipynb #runclass1
