@@ -23,7 +23,7 @@ from .objectives import masked_bound
 from .optimizers import muon_adamw
 from .oracles import masked_oracle
 from .plotting import panels
-from .reading import Belief, Facts, difference, level
+from .reading import Belief, Facts, Unit, difference, level
 from .recipes import NOISE, RECIPES
 
 # %% ../nbs/07e_unknown_gaps.ipynb #5efe49a1
@@ -262,14 +262,14 @@ _LEVELS = dict(
     v_told_clean=('continuous', 'told, clean', 'valid'), v_told_noised=('continuous', 'told, noised', 'valid'),
     own_clean=('continuous-blanks', 'clean', 'own'), own_noised=('continuous-blanks', 'noised', 'own'),
     d_perfect=('perfect', 'priced', 'distinct'), d_blanks=('masked-blanks', 'blanks', 'distinct'),
-    n_priced=('masked', 'priced', 'calls'),
+    n_priced=('masked', 'priced', 'calls'), rows_priced=('masked', 'priced', 'computed'),
     n_blanks=('masked-blanks', 'blanks', 'calls'), free_masked=('masked', 'from nothing', 'valid'),
     free_continuous=('continuous', 'from nothing', 'valid'))
 
 # %% ../nbs/07e_unknown_gaps.ipynb #975607ab
-ANSWER = """**A masked model can price it; to write it is exact only in theory.** Priced lengths lie {{m_priced}} from
-the exact law (chance alone: {{p_apart}}), {{v_priced}} of the fills are valid. Blanks, which suit a continuous model
-too, are exact with perfect probabilities; trained, a masked network makes {{v_blanks}} valid, a continuous one
+ANSWER = """**A masked model can estimate it, at a cost; writing blanks did not work.** Estimated (*priced*) lengths
+lie {{m_priced}} from the exact law (perfect: {{p_apart}}); {{v_priced}} of the fills are valid, {{v_told}} with given
+length. Trained to write blanks behind the words, a masked network makes {{v_blanks}} valid, a continuous one
 {{v_clean}}."""
 
 def facts(record) -> Facts: # by name
@@ -278,9 +278,10 @@ def facts(record) -> Facts: # by name
     def minus(column, one, other): return difference(rows, column, of_arm(*one), of_arm(*other))
     def at(arm, family, column):
         found = level(rows, column, **of_arm(arm, family))
-        return found._replace(unit=CALLS) if column == 'calls' else found
+        return found._replace(unit=dict(calls=CALLS, computed=Unit('rows', 1, 0)).get(column, found.unit))
     blanks, nothing = 'continuous-blanks', 'from nothing'
     return Facts({name: at(*where) for name, where in _LEVELS.items()}, fills=record['parameters']['fills'],
+        gaps=record['parameters']['gaps'],
         blanks=minus('apart', ('masked-blanks', 'blanks'), ('masked', 'priced')),
         clean=minus('valid', (blanks, 'clean'), (blanks, 'noised')),
         clean_apart=minus('apart', (blanks, 'clean'), (blanks, 'noised')),
