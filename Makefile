@@ -39,6 +39,7 @@ soak: $(STAMP)  ## disturbed runs, large inputs, every arm of every entry alone 
 	exit $$rc
 
 bench: export OMP_NUM_THREADS = 1
+bench: export TOKENIZERS_PARALLELISM = false
 bench: export HF_HUB_OFFLINE = 1
 bench: $(STAMP)  ## time the library against plain code and an earlier build, into journal/bench/ (ten minutes; not part of make test)
 	$(BIN)/python tools/bench.py

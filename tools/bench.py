@@ -1,6 +1,6 @@
 """`make bench` times the library against plain code and against an earlier commit of itself, in one process and turn
 by turn, and writes journal/bench/DATE.json and journal/bench/README.md; under ten minutes on one core."""
-import importlib, json, math, os, random, resource, statistics, subprocess, sys, tarfile, tempfile, time
+import gc, importlib, json, math, os, random, resource, statistics, subprocess, sys, tarfile, tempfile, time
 from collections import Counter
 from dataclasses import dataclass
 from datetime import date
@@ -60,12 +60,15 @@ def build(package):
 def turns(sides, rounds, clock=time.process_time):
     "Seconds of each of several functions, one call a round; who is first alternates, so that a drift hits all alike"
     took, order = {name: [] for name in sides}, list(sides)
+    gc.collect(); gc.freeze(); gc.disable()                       # nobody pays for what another one left behind
     for _ in range(rounds):
         for name in order:
             begun = clock()
             sides[name]()
             took[name].append(clock() - begun)
+            gc.collect()
         order.reverse()
+    gc.enable(); gc.unfreeze()
     return took
 
 def ratio(ours, other):
@@ -119,7 +122,7 @@ def step_of(lib, sizes, kind, optimizer):
     loss = lib('objectives').masked_bound(corpus.mask_id) if kind == 'masked' else lib('objectives').diffusion_lm()
     def step():
         i = next(turn)
-        training.reseed(0, i, 0)
+        training.reseed(0, i)
         ids = training.check_batch(rows[i % len(rows)], model, i, False)
         out = training.train_step(model, loss, ids, opts, 1.)
         training.ema_update(averaged, model, i, .999)
@@ -196,8 +199,8 @@ def speaker(lib, sizes, kind):
     if kind == 'masked': model.out.weight.normal_(std=.1)
     return model
 
-def bare_calls(sizes, kind, how):
-    "The network alone, on what the sampler asked it"
+def questions(sizes, kind, how):
+    "What a sampler asks its network, call by call"
     lib, asked = build(PACKAGE), []
     model = speaker(lib, sizes, kind)
     if kind == 'masked':
@@ -205,6 +208,11 @@ def bare_calls(sizes, kind, how):
     else:
         def listening(x_t, t, x0_prev): asked.append((x_t, t, x0_prev)); return model(x_t, t, x0_prev)
     sampler(lib, sizes, kind, how, listening)()
+    return asked
+
+def bare_calls(sizes, kind, how):
+    "The network alone, on the same questions"
+    model, asked = speaker(build(PACKAGE), sizes, kind), questions(sizes, kind, how)
     @torch.no_grad()
     def calls():
         for question in asked: model(*question)
@@ -446,7 +454,8 @@ def page(folder):
               '| --- | ---: | ---: | ---: | --- | --- |']
     for row in record['rows']:
         name = row['task']
-        cells = [name, f"{1000*row['seconds']['now']:.3g}", said(row['by before']), said(row['by plain']),
+        ms = 1000*row['seconds']['now']
+        cells = [name, f'{ms:,.0f}' if ms >= 100 else f'{ms:.3g}', said(row['by before']), said(row['by plain']),
                  met(row, bars[name]) if name in bars else '', plainly.get(name, '')]
         lines.append(f"| {' | '.join(cells)} |")
     return '\n'.join([*lines, '', 'Records: ' + ', '.join(f'[{p.stem}]({p.name})' for p in found) + '.', ''])
