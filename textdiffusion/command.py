@@ -12,15 +12,19 @@ import os
 import re
 import shutil
 import sys
+import tempfile
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import textdiffusion
 from .checkout import checkout, entries, find_entry, heading_of
 from .model_commands import COMMANDS, add_commands, obey
 from .presets import literal
+from .progress import is_first, launched
 from .records import damage_of, find_record, read_pins, record_paths
-from .runs import RunFailed, render, run, verify
+from .runs import RunFailed, prepare, render, run, train, verify
 from .screens import harmless
+from .whole_files import existing
 
 # %% ../nbs/lib/90_command.ipynb #812f16f5
 class Parser(argparse.ArgumentParser):
@@ -98,6 +102,14 @@ def _parameters(args):
     if twice: raise ValueError(f"{', '.join(sorted(twice))} is given twice: leave one of them out")
     return dict(given)
 
+def _run(args, root):
+    "Run an entry; of several processes the first records, and the others train along, unheard, in folders that vanish"
+    if is_first(): return run(args.entry, _parameters(args), root, args.keep_models)
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        plan = prepare(args.entry, _parameters(args), root)
+        with tempfile.TemporaryDirectory(dir=existing(plan.root/'.runs'), prefix='along-') as folder:
+            train(plan, Path(folder))
+
 def _meant(name, pins, root):
     "The records that `render` is asked for by a name: what is pinned of an entry, or a record itself"
     try: entry = find_entry(name, root).name
@@ -155,8 +167,11 @@ def record_lines(
 # %% ../nbs/lib/90_command.ipynb #835c9598
 def _obey(args, root):
     "Do what was asked for; the status to leave with"
+    if launched() > 1 and args.command != 'run':
+        raise ValueError(f'several processes can share a run of an entry and nothing else: start textdiffusion '
+                         f'{args.command} without a launcher')
     if args.command in COMMANDS: return obey(args)
-    if args.command == 'run': run(args.entry, _parameters(args), root, args.keep_models)
+    if args.command == 'run': _run(args, root)
     if args.command == 'sweep': return _sweep(args, root)
     if args.command == 'render': _render(args, root)
     if args.command == 'verify': return _verify(args, root)

@@ -20,14 +20,15 @@ from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from .progress import BOARD, Stage
+from .progress import BOARD, Stage, launched
 from .screens import Quiet
 
 # %% ../nbs/lib/17_side_by_side.ipynb #adc80e90
 def at_once() -> int: # 1 where pieces have to wait for each other
     "How many pieces of work are computed at the same time: as many as torch has threads"
     import torch
-    return 1 if sys.platform != 'linux' or torch.cuda.is_available() else torch.get_num_threads()
+    alone = sys.platform == 'linux' and not torch.cuda.is_available() and launched() == 1
+    return torch.get_num_threads() if alone else 1
 
 class Done(NamedTuple):
     "A piece of work that is over"
