@@ -3,6 +3,7 @@ import json
 import math
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,19 @@ def test_two_builds_live_in_one_process(builds):
 
 def test_who_is_first_alternates():
     asked = []
-    took = bench.turns({name: lambda name=name: asked.append(name) for name in 'abc'}, 3, iter(range(99)).__next__)
-    assert ''.join(asked) == 'abc' + 'cba' + 'abc' and took == dict(a=[1]*3, b=[1]*3, c=[1]*3)
+    def ask(name):
+        asked.append(name)
+        return len(asked)
+    took = bench.turns({name: partial(ask, name) for name in 'abc'}, 3)
+    assert ''.join(asked) == 'abc' + 'cba' + 'abc' and took == dict(a=[1, 6, 7], b=[2, 5, 8], c=[3, 4, 9])
+
+def test_each_side_works_in_a_fork_of_its_own():
+    left = []
+    def make(name):
+        left.append(name)
+        return lambda: None
+    with bench.forks({name: partial(make, name) for name in 'ab'}, iter([2., 5., 7., 8.]).__next__) as asks:
+        assert [asks['a'](), asks['a'](), asks['b']()] == [3., 1., 3.] and left == []
 
 def test_a_ratio_has_a_spread():
     assert bench.ratio([2., 2., 3., 4., 9.], [1.]*5) == dict(median=3., low=2., high=6.5)
@@ -51,15 +63,15 @@ def test_both_builds_do_the_same_work(builds):
 def test_the_plain_code_finds_the_same_numbers():
     lib = bench.build(bench.PACKAGE)
     ours = bench.evaluator(lib, TINY)()
-    plain = bench.plain_evaluator(TINY)['plain']()
+    plain = bench.plain_evaluator(TINY)()
     assert len(plain) == 11 and 0 < plain['valid'] < 1
     for name, value in plain.items(): assert math.isclose(ours[name], value, rel_tol=1e-5), name
-    priced = bench.pricing(lib, TINY)(), bench.plain_pricing(TINY)['plain']()
+    priced = bench.pricing(lib, TINY)(), bench.plain_pricing(TINY)()
     assert all(math.isclose(a, b, rel_tol=1e-9) for a, b in zip(*priced, strict=True))
-    assert all(map(bench.language().grammar.contains, bench.plain_drawing(TINY)['plain']()))
-    read = bench.plain_reading(TINY)['plain']()
+    assert all(map(bench.language().grammar.contains, bench.plain_drawing(TINY)()))
+    read = bench.plain_reading(TINY)()
     assert len(read) == TINY.lines and (read[:, 0] == 1).all()
-    assert all(bench.language().words(bench.plain_batching(TINY)['plain']()))
+    assert all(bench.language().words(bench.plain_batching(TINY)()))
 
 def test_the_network_alone_is_asked_what_the_sampler_asked():
     asked = bench.questions(TINY, 'masked', bench.surest)

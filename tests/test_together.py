@@ -32,11 +32,11 @@ def both(request, tmp_path_factory):
     return run(roots[0], request.param, sys.executable, '-m', 'textdiffusion'), run(roots[1], request.param, *LAUNCHED), roots
 
 def losses(value, where=()):
-    "Path -> number, of every number of a history"
+    "Path -> number, of every loss of a training, and of what a model loses on held-out text"
     if isinstance(value, (dict, list)):
         inside = value.items() if isinstance(value, dict) else enumerate(value)
         return {k: v for name, part in inside for k, v in losses(part, (*where, name)).items()}
-    return {where: value} if 'history' in where and isinstance(value, float) else {}
+    return {where: value} if {'history', 'lost'} & {*where} and isinstance(value, float) else {}
 
 def test_two_processes_train_an_entry_as_one_does(both):
     (one, *_), (two, *_), _ = both

@@ -1,7 +1,8 @@
-"""`make bench` times the library against plain code and against an earlier commit of itself, in one process and turn
-by turn, and writes journal/bench/DATE.json and journal/bench/README.md; under ten minutes on one core."""
-import gc, importlib, json, math, os, random, resource, statistics, subprocess, sys, tarfile, tempfile, time
+"""`make bench` times the library against plain code and against an earlier commit of itself, in forks of one process
+and turn by turn, and writes journal/bench/DATE.json and journal/bench/README.md; under ten minutes on one core."""
+import importlib, json, math, multiprocessing, os, random, resource, statistics, subprocess, sys, tarfile, tempfile, time
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from functools import cache, partial
@@ -57,18 +58,35 @@ def build(package):
 
 # --- turn by turn ---
 
-def turns(sides, rounds, clock=time.process_time):
-    "Seconds of each of several functions, one call a round; who is first alternates, so that a drift hits all alike"
-    took, order = {name: [] for name in sides}, list(sides)
-    gc.collect(); gc.freeze(); gc.disable()                       # nobody pays for what another one left behind
+def serve(make, clock, end):
+    "In a fork: make a function, then call it as often as is asked, and tell each time how many seconds it took"
+    call = make()
+    while end.recv():
+        begun = clock()
+        call()
+        end.send(clock() - begun)
+
+@contextmanager
+def forks(makes, clock):
+    """name -> a function that lets a fork of this process do its work once: what one leaves behind, garbage or a setting
+    of its memory, is no other one's"""
+    fork, ends = multiprocessing.get_context('fork'), {}
+    def ask(end):
+        end.send(True)
+        return end.recv()
+    for name, make in makes.items():
+        ends[name], theirs = fork.Pipe()
+        fork.Process(target=serve, args=(make, clock, theirs), daemon=True).start()
+        theirs.close()
+    yield {name: partial(ask, end) for name, end in ends.items()}
+    for end in ends.values(): end.send(False)
+
+def turns(asks, rounds):
+    "Seconds of each of several, one call a round; who is first alternates, so that a drift hits all alike"
+    took, order = {name: [] for name in asks}, list(asks)
     for _ in range(rounds):
-        for name in order:
-            begun = clock()
-            sides[name]()
-            took[name].append(clock() - begun)
-            gc.collect()
+        for name in order: took[name].append(asks[name]())
         order.reverse()
-    gc.enable(); gc.unfreeze()
     return took
 
 def ratio(ours, other):
@@ -78,10 +96,11 @@ def ratio(ours, other):
 
 def measured(task, sizes, builds, seconds):
     "A row of the record: times and ratios of one task"
-    sides = {name: task.ours(build(package), sizes) for name, package in builds.items()} | task.plain(sizes)
-    trial = turns(sides, 2, task.clock)                    # warms up, too
-    each = sum(took[-1] for took in trial.values())
-    took = turns(sides, max(4, min(200, int(seconds/each))), task.clock)
+    makes = {name: partial(task.ours, build(package), sizes) for name, package in builds.items()}
+    with forks(makes | dict(plain=partial(task.plain, sizes)), task.clock) as asks:
+        trial = turns(asks, 2)                                          # warms up, too
+        each = sum(took[-1] for took in trial.values())
+        took = turns(asks, max(4, min(200, int(seconds/each))))
     row = dict(task=task.name, rounds=len(took['now']), seconds={k: statistics.median(v) for k, v in took.items()})
     return row | {f'by {k}': ratio(took['now'], v) for k, v in took.items() if k != 'now'}
 
@@ -90,7 +109,7 @@ class Task:
     "Something that is timed"
     name: str
     ours: object           # (build, sizes) -> a function without arguments
-    plain: object          # sizes -> {'plain': one}; {} where there is nothing to compare with
+    plain: object          # sizes -> such a function
     plainly: str           # what the plain one is, in words
     clock: object = time.process_time
     bar: tuple = ()        # what we want: ('plain', 1.1) is at most 1.1 times its time
@@ -117,14 +136,15 @@ def model_of(lib, kind, sizes, corpus):
 def step_of(lib, sizes, kind, optimizer):
     "A training step as `fit` makes it: batch checked, loss, gradient, clipping, update, moving average"
     corpus, rows, training, turn = language(), batches(sizes.batch), lib('training'), count()
-    model = model_of(lib, kind, sizes, corpus).train()
+    model, processes = model_of(lib, kind, sizes, corpus).train(), lib('processes')
     averaged, opts = lib('optimizers').average_of(model), getattr(lib('optimizers'), optimizer)(model)
     loss = lib('objectives').masked_bound(corpus.mask_id) if kind == 'masked' else lib('objectives').diffusion_lm()
+    loss, scaler = processes.prepare(model, loss, processes.OneProcess(torch.device('cpu')))
     def step():
         i = next(turn)
         training.reseed(0, i)
         ids = training.check_batch(rows[i % len(rows)], model, i, False)
-        out = training.train_step(model, loss, ids, opts, 1.)
+        out = training.train_step(model, loss, ids, opts, 1., scaler=scaler)
         training.ema_update(averaged, model, i, .999)
         return out['loss']
     return step
@@ -154,7 +174,7 @@ def plain_step(sizes, loss_of, read, more=()):
         opt.step()
         opt.zero_grad()
         return loss
-    return dict(plain=step)
+    return step
 
 def plain_masked(sizes):
     "Masked diffusion: hide a share t of the words, cross-entropy where they are hidden, weighted by 1/t"
@@ -216,7 +236,7 @@ def bare_calls(sizes, kind, how):
     @torch.no_grad()
     def calls():
         for question in asked: model(*question)
-    return dict(plain=calls)
+    return calls
 
 def rounding(lib, emb): return dict(round_fn=lib('sampling').clamp(emb))
 def no_rounding(lib, emb): return {}
@@ -267,7 +287,7 @@ def plain_row(ids, corpus, rules):
 
 def plain_evaluator(sizes):
     ids, corpus = written(sizes.rows)
-    return dict(plain=lambda: plain_row(ids, corpus, rules_of(corpus.grammar)))
+    return lambda: plain_row(ids, corpus, rules_of(corpus.grammar))
 
 # --- the grammar ---
 
@@ -294,7 +314,7 @@ def drawing(lib, sizes):
 
 def plain_drawing(sizes):
     rules, rng = rules_of(language().grammar), random.Random(0)
-    return dict(plain=lambda: [spoken(rules, 'Text', rng) for _ in range(4*sizes.rows)])
+    return lambda: [spoken(rules, 'Text', rng) for _ in range(4*sizes.rows)]
 
 def pricing(lib, sizes):
     grammar, said = lib('grammar').load_grammar('restaurants'), language().grammar.sample(sizes.rows)
@@ -303,14 +323,16 @@ def pricing(lib, sizes):
 def plain_pricing(sizes):
     grammar = language().grammar
     rules, said = rules_of(grammar), grammar.sample(sizes.rows)
-    return dict(plain=lambda: [math.log(chance(rules, ('Text',), words)) for words in said])
+    return lambda: [math.log(chance(rules, ('Text',), words)) for words in said]
 
 # --- data ---
+
+_KEPT = tempfile.TemporaryDirectory(prefix='bench-')
 
 @cache
 def text_file(lines):
     "A text of one sentence a line, and the folder in which builds may keep what they made of it"
-    folder = Path(tempfile.mkdtemp(prefix='bench-'))
+    folder = Path(_KEPT.name)
     texts = map(' '.join, language().grammar.sample(lines))
     (folder/'own.txt').write_text('\n'.join(texts), encoding='utf-8')
     return folder/'own.txt'
@@ -333,7 +355,7 @@ def plain_reading(sizes):
         index = {w: i for i, w in enumerate([w for w, n in seen.items() if n > 1], 4)}
         L = max(map(len, rows)) + 2
         return torch.tensor([([1, *(index.get(w, 3) for w in row), 2] + [0]*L)[:L] for row in rows])
-    return dict(plain=read)
+    return read
 
 def batching(lib, sizes):
     corpus, turn = lib('corpora').load_corpus('restaurants'), count()
@@ -345,7 +367,7 @@ def plain_batching(sizes):
     def batch():
         rows = [[corpus.bos_id, *map(index.get, spoken(rules, 'Text', rng)), corpus.eos_id] for _ in range(sizes.batch)]
         return torch.tensor([row + [corpus.pad_id]*(corpus.seq_len - len(row)) for row in rows])
-    return dict(plain=batch)
+    return batch
 
 # --- the command ---
 
@@ -362,7 +384,7 @@ def command(lib, sizes, word):
     return lambda: subprocess.run([sys.executable, '-c', code], env=env, check=True, stdout=subprocess.DEVNULL)
 
 def bare_python(sizes):
-    return dict(plain=lambda: subprocess.run([sys.executable, '-c', 'pass'], check=True))
+    return lambda: subprocess.run([sys.executable, '-c', 'pass'], check=True)
 
 # --- all of it ---
 
@@ -396,7 +418,7 @@ TASKS = [
 
 def bench(builds, sizes=Sizes(), seconds=SECONDS, tasks=TASKS):
     "The rows of a record, printed as they come"
-    rows = []
+    rows, _ = [], text_file(sizes.lines)                                # before the forks
     for task in tasks:
         rows.append(row := measured(task, sizes, builds, seconds))
         print(f'{row["task"]:45}', *(f'{k} {said(v)}' for k, v in row.items() if k.startswith('by ')), flush=True)
@@ -435,9 +457,9 @@ def met(row, bar):
 HEAD = '''# What it costs
 
 Made by `make bench`; not edited by hand. Each task is done by the library as it is now, by the library as it was at
-commit {before}, and by plain code that does the same, one call each in turn, in one process on one thread. A ratio is
-our time by the other's: below 1 we are faster. It is the median over the rounds; between the brackets lies the middle
-half of them. Times are processor time, of a call.
+commit {before}, and by plain code that does the same: each in a fork of one process, on one thread, one call each in
+turn. A ratio is our time by the other's: below 1 we are faster. It is the median over the rounds; between the brackets
+lies the middle half of them. Times are processor time, of a call.
 
 {date}, commit {commit}, {device}, Python {python}, PyTorch {torch}. {sizes}.
 '''
