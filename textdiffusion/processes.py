@@ -97,7 +97,7 @@ def prepare(
 _JOINED = [] # the Accelerator of this process, once it has joined its fellows
 
 def join() -> None:
-    "Train together with the processes that a launcher has started, in every `fit` from here on; nothing where there are none"
+    "Train together with the processes that a launcher has started, in every `fit` from here on; alone, do nothing"
     if launched() == 1 or _JOINED: return
     if (precision := os.environ.get('ACCELERATE_MIXED_PRECISION') or 'no') != 'no':
         raise ValueError(f'an entry has a precision of its own: leave out --mixed_precision {precision}')
@@ -129,6 +129,7 @@ def this_process(
     "How this process trains"
     return (Together if _JOINED else OneProcess)(*settings)
 
+# %% ../nbs/lib/37_processes.ipynb #prc0011b
 def first_says(
     value:Any, # numbers, strings, lists and dicts; only the first process's counts
 ) -> Any:      # that, as JSON has it; the value itself where a process is alone
@@ -148,5 +149,5 @@ def check_same_step(
     if process.num_processes == 1: return
     steps = process.gather(torch.tensor([step], device=process.device)).tolist()
     if len(set(steps)) > 1:
-        raise ValueError(f'the processes would go on from steps {steps}: the folder must lie on a disk that all of them '
-                         'see')
+        raise ValueError(f'the processes would go on from steps {steps}: the folder must lie on a disk that all of '
+                         'them see')

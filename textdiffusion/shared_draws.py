@@ -51,7 +51,7 @@ class DrawnTogether(TorchFunctionMode):
         if self.asleep or fn not in (*_DRAWS, F.dropout): return fn(*args, **how)
         if fn in (torch.rand, torch.randn) and args and isinstance(args[0], int): args = args,     # rand(2, 3)
         whole, named = [*map(self.for_all, args)], {k: self.for_all(v) if k == 'size' else v for k, v in how.items()}
-        if not any(a is not b for a, b in zip([*whole, *named.values()], [*args, *how.values()])): return fn(*args, **how)
+        if all(a is b for a, b in zip([*whole, *named.values()], [*args, *how.values()])): return fn(*args, **how)
         drawn = fn(*whole, **named)[self.mine]
         return args[0]*drawn if fn is F.dropout else drawn
 

@@ -1,6 +1,7 @@
 """`make bench` times the library against plain code and against an earlier commit of itself, in forks of one process
 and turn by turn, and writes journal/bench/DATE.json and journal/bench/README.md; under ten minutes on one core."""
-import importlib, json, math, multiprocessing, os, random, resource, statistics, subprocess, sys, tarfile, tempfile, time
+import importlib, json, math, multiprocessing, os, random, resource, statistics, subprocess, sys, tarfile, tempfile
+import time
 from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def serve(make, clock, end):
 
 @contextmanager
 def forks(makes, clock):
-    """name -> a function that lets a fork of this process do its work once: what one leaves behind, garbage or a setting
+    """name -> a function that lets a fork of this process do its work once: what one leaves behind, garbage or settings
     of its memory, is no other one's"""
     fork, ends = multiprocessing.get_context('fork'), {}
     def ask(end):
@@ -272,7 +273,8 @@ def plain_row(ids, corpus, rules):
     rows, known, bleu = sentences(ids, corpus), sentences(corpus.train, corpus), BLEU(tokenize='none',
                                                                                       effective_order=True)
     counts = Counter(w for row in rows for w in row)
-    total, found = sum(counts.values()), {f'distinct_{k}': [g for row in rows for g in grams(row, k)] for k in (1, 2, 3)}
+    found = {f'distinct_{k}': [g for row in rows for g in grams(row, k)] for k in (1, 2, 3)}
+    total = sum(counts.values())
     runs = [{g for row in known for g in grams(row, k)} for k in range(corpus.seq_len)]
     def copied(row): return max(k for k in range(len(row) + 1) if k == 0 or any(g in runs[k] for g in grams(row, k)))
     texts = [' '.join(map(str, row)) for row in random.Random(0).sample(rows, min(64, len(rows)))]
