@@ -1,6 +1,7 @@
 "Several processes, started by `accelerate launch`, train an entry together: the same losses as one, and one record"
 import json
 import os
+import shutil
 import sys
 
 import pytest
@@ -30,6 +31,8 @@ def run(root, entry, *command):
 def both(request, tmp_path_factory):
     "A run in one process and one in two"
     roots = [checkout_at(tmp_path_factory.mktemp(name), request.param) for name in ('one', 'two')]
+    for root in roots:                                    # some speak of a record of another entry
+        shutil.copytree(ROOT/'journal', root/'journal', dirs_exist_ok=True, ignore=shutil.ignore_patterns('*.ipynb'))
     return *(run(root, request.param, *how) for root, how in zip(roots, (ALONE, LAUNCHED))), roots
 
 def losses(value, where=()):

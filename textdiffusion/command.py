@@ -12,7 +12,6 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -105,6 +104,7 @@ def _parameters(args):
 def _run(args, root):
     "Run an entry; of several processes the first records, and the others train along, unheard, in folders that vanish"
     if is_first(): return run(args.entry, _parameters(args), root, args.keep_models)
+    import tempfile
     with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
         plan = prepare(args.entry, _parameters(args), root)
         with tempfile.TemporaryDirectory(dir=existing(plan.root/'.runs'), prefix='along-') as folder:

@@ -22,7 +22,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -295,6 +294,7 @@ def circumstances(
     run:Run, # from `begin`
 ) -> dict: # what a record says beside the results
     "What was run, when and with what; `seconds` is the wall time of the last attempt"
+    from importlib.metadata import version
     import torch
     cfg, corpus, root = run.cfg, run.corpus, find_root()
     versions = dict(python=platform.python_version(), textdiffusion=textdiffusion.__version__)
