@@ -10,7 +10,7 @@ unexport MPLBACKEND IN_TEST
 # Threads that wait must sleep: spinning, two runs on two cores slowed each other forty-fold.
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: help install journal test soak lab site readme export
+.PHONY: help install journal test soak bench lab site readme export
 help:     ## this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' Makefile | column -t -s '|'
 
@@ -37,6 +37,12 @@ soak: $(STAMP)  ## disturbed runs, large inputs, every arm of every entry alone 
 	SOAK=1 $(BIN)/python -m pytest tests/test_soak.py tests/test_load.py || rc=1; \
 	SOAK=1 $(BIN)/python -m pytest -n 2 tests/test_arms.py || rc=1; \
 	exit $$rc
+
+bench: export OMP_NUM_THREADS = 1
+bench: export TOKENIZERS_PARALLELISM = false
+bench: export HF_HUB_OFFLINE = 1
+bench: $(STAMP)  ## time the library against plain code and an earlier build, into journal/bench/ (ten minutes; not part of make test)
+	$(BIN)/python tools/bench.py
 
 lab: $(STAMP)  ## JupyterLab in this folder
 	$(BIN)/jupyter lab

@@ -145,7 +145,8 @@ def dead_links(text, folder):
     return [link for link in LINK.findall(re.sub(r'```.*?```|`[^`]*`|\$[^$]*\$', '', text, flags=re.S))
             if not (folder/link).exists()]
 
-DOCUMENTS = [ROOT/'README.md', *sorted((ROOT/'docs').glob('*.md')), ROOT/'journal/README.md', ROOT/'journal/CLAIMS.md']
+DOCUMENTS = [ROOT/'README.md', *sorted((ROOT/'docs').glob('*.md')), ROOT/'journal/README.md', ROOT/'journal/CLAIMS.md',
+             ROOT/'journal/bench/README.md']
 
 @pytest.mark.parametrize('path', DOCUMENTS, ids=lambda p: p.relative_to(ROOT).as_posix())
 def test_documents_have_no_dead_link(path):

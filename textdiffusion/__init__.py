@@ -1,6 +1,5 @@
 __version__ = "0.0.1"
 
-import importlib.abc
 import importlib.util
 import sys
 import warnings
@@ -8,7 +7,7 @@ import warnings
 warnings.filterwarnings('ignore', 'IProgress not found') # tqdm, in a notebook without ipywidgets: we draw bars of our own
 
 
-class _Registration(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+class _Registration:
     "Registers the models with transformers' Auto classes when those are loaded, so that importing this stays fast"
     auto = ('transformers.models.auto.configuration_auto', 'transformers.models.auto.modeling_auto')
     specs = {}

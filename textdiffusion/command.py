@@ -10,17 +10,11 @@ import argparse
 import errno
 import os
 import re
-import shutil
 import sys
 from pathlib import Path
 
 import textdiffusion
-from .checkout import checkout, entries, find_entry, heading_of
 from .model_commands import COMMANDS, add_commands, obey
-from .presets import literal
-from .records import damage_of, find_record, read_pins, record_paths
-from .runs import RunFailed, render, run, verify
-from .screens import harmless
 
 # %% ../nbs/lib/90_command.ipynb #812f16f5
 class Parser(argparse.ArgumentParser):
@@ -91,6 +85,7 @@ def parser() -> Parser: # of the whole command line
 # %% ../nbs/lib/90_command.ipynb #300b6311
 def _parameters(args):
     "What `run` is given: parameter -> value; one that is given twice is refused"
+    from textdiffusion.presets import literal
     given = [(k, literal(v)) for k, v in args.p]
     named = ('preset', 'corpus', 'data_dir', 'seeds')
     given += [(k, v) for k in named if (v := getattr(args, k, None)) is not None]
@@ -98,8 +93,23 @@ def _parameters(args):
     if twice: raise ValueError(f"{', '.join(sorted(twice))} is given twice: leave one of them out")
     return dict(given)
 
+def _run(args, root):
+    "Run an entry; of several processes the first records, and the others train along, unheard, in folders that vanish"
+    import tempfile
+    from contextlib import redirect_stderr, redirect_stdout
+    from textdiffusion.progress import is_first
+    from textdiffusion.runs import prepare, run, train
+    from textdiffusion.whole_files import existing
+    if is_first(): return run(args.entry, _parameters(args), root, args.keep_models)
+    with open(os.devnull, 'w') as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        plan = prepare(args.entry, _parameters(args), root)
+        with tempfile.TemporaryDirectory(dir=existing(plan.root/'.runs'), prefix='along-') as folder:
+            train(plan, Path(folder))
+
+# %% ../nbs/lib/90_command.ipynb #cmd0rndr
 def _meant(name, pins, root):
     "The records that `render` is asked for by a name: what is pinned of an entry, or a record itself"
+    from textdiffusion.checkout import find_entry
     try: entry = find_entry(name, root).name
     except ValueError: return [name]
     if entry in pins: return list(pins[entry]['pins'].values())
@@ -107,6 +117,9 @@ def _meant(name, pins, root):
 
 def _render(args, root):
     "Render the records that are named, those pinned of the entries that are named, or all that are pinned"
+    from textdiffusion.checkout import checkout
+    from textdiffusion.records import find_record, read_pins
+    from textdiffusion.runs import render
     root, pins = checkout(root), read_pins(checkout(root))
     names = [n for asked in (pins if args.pinned else args.records) for n in _meant(asked, pins, root)]
     if not names: raise ValueError('name at least one record or entry, or say --pinned; textdiffusion log shows all')
@@ -122,6 +135,7 @@ def _sweep(args, root):
 
 def _verify(args, root):
     "Verify the entries that are named; 1 where one failed or drifted"
+    from textdiffusion.runs import verify
     bad = 0
     for name, word, found in verify(args.entries, args.preset, root):
         bad |= word in ('failed', 'drifted')
@@ -133,6 +147,7 @@ def listing(
     root:Path|None=None, # the checkout
 ) -> str: # two lines per entry
     "The entries: number, date, title, how many records each has, and the question"
+    from textdiffusion.checkout import checkout, entries
     count = [p.parent.name for p in (checkout(root)/'journal').glob('*/*.json')].count
     def lines(e): return f'{e.name}  {e.date or "undated"}  {e.title} (records: {count(e.name)})\n    {e.question}'
     return '\n'.join(map(lines, entries(root).values()))
@@ -142,6 +157,9 @@ def record_lines(
     width:int|None=None, # characters at most; None = as many as there are
 ) -> str: # a line each
     "Every published record: a star where it is pinned, its headline number, its name, and what the number is"
+    from textdiffusion.checkout import checkout, heading_of
+    from textdiffusion.records import damage_of, read_pins, record_paths
+    from textdiffusion.screens import harmless
     root = checkout(root)
     held = {name for mine in read_pins(root).values() for name in mine['pins'].values()}
     def said(r): return damage_of(r, root).split(' (')[0] or r['headline']['name']
@@ -155,16 +173,22 @@ def record_lines(
 # %% ../nbs/lib/90_command.ipynb #835c9598
 def _obey(args, root):
     "Do what was asked for; the status to leave with"
+    from textdiffusion.progress import launched
+    if launched() > 1 and args.command != 'run':
+        raise ValueError(f'several processes can share a run of an entry and nothing else: start textdiffusion '
+                         f'{args.command} without a launcher')
     if args.command in COMMANDS: return obey(args)
-    if args.command == 'run': run(args.entry, _parameters(args), root, args.keep_models)
+    if args.command == 'run': _run(args, root)
     if args.command == 'sweep': return _sweep(args, root)
     if args.command == 'render': _render(args, root)
     if args.command == 'verify': return _verify(args, root)
     if args.command == 'list': print(listing(root))
     if args.command == 'log':
+        import shutil
         width = min(120, max(80, shutil.get_terminal_size((120, 40)).columns))
         print(record_lines(root, None if args.full else width))
     if args.command == 'pin':
+        from textdiffusion.records import find_record
         find_record(args.record, root)                 # before anything slow is imported
         from textdiffusion.claims import pin
         print('Pinned', pin(args.record, args.headline, root)['name'])
@@ -175,6 +199,7 @@ def _no_room(error):
     full = errno.ENOSPC, errno.EDQUOT, errno.EFBIG
     return '; make room, then the same command goes on from here' if getattr(error, 'errno', None) in full else ''
 
+# %% ../nbs/lib/90_command.ipynb #cmd0main
 def main(
     argv:list|None=None, # default: what was typed
     root:Path|None=None, # default: the checkout we are in
@@ -191,7 +216,10 @@ def main(
     except BrokenPipeError:                            # the reader of our output has gone: textdiffusion list | head -1
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except (ValueError, OSError, RunFailed) as e:
+    except (ValueError, OSError, RuntimeError) as e:
+        from textdiffusion.runs import RunFailed
+        from textdiffusion.screens import harmless
+        if isinstance(e, RuntimeError) and not isinstance(e, RunFailed): raise
         print('textdiffusion:', harmless(' '.join(str(e).split())) + _no_room(e), file=sys.stderr)
         return 1 if isinstance(e, RunFailed) else 2
     except KeyboardInterrupt:

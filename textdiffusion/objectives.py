@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from .arguments import (called, check_count, check_function, check_mask_id, check_number,
                                      check_tokens)
+from .shared_draws import rows_of_all
 from .schedules import (MASK_SCHEDULES, SCHEDULES, add_noise, check_same_schedule, check_schedule, grid,
                                      mask_linear, schedule, sigma, sqrt)
 
@@ -36,8 +37,10 @@ def stratified_t(
     device:torch.device|str='cpu', # where they are wanted
 ) -> Tensor:                    # (n,) in (0,1), one in each of n equal intervals, in random order
     "Evenly spread draws: uniform on average, with far less variance per batch [Kingma et al. 2021]"
-    t = (torch.arange(check_count('n', n), device=device) + torch.rand(1, device=device)) / n
-    return t[torch.randperm(n, device=device)]
+    def spread(n):
+        t = (torch.arange(n, device=device) + torch.rand(1, device=device)) / n
+        return t[torch.randperm(n, device=device)]
+    return rows_of_all(spread, check_count('n', n))
 
 # %% ../nbs/lib/35_objectives.ipynb #62e3204a
 @dataclass

@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['BEAT', 'BOARD', 'duration', 'Stage', 'Outlook', 'remaining', 'said_of', 'Board', 'stage', 'whole_run', 'expect',
-           'part']
+           'part', 'launched', 'is_first']
 
 # %% ../nbs/lib/04_progress.ipynb #ff11eb41
 import math
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -224,3 +225,12 @@ def part(
     yield
     outlook.took.append(time.monotonic() - outlook.since)
     outlook.since = None
+
+# %% ../nbs/lib/04_progress.ipynb #prg0001b
+def launched() -> int: # 1 where it is alone
+    "How many processes a launcher has started, this one among them"
+    return int(os.environ.get('WORLD_SIZE') or 1)
+
+def is_first() -> bool: # True where it is alone
+    "Whether this process is the one that writes"
+    return launched() == 1 or int(os.environ.get('RANK') or 0) == 0

@@ -22,7 +22,6 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from datetime import date
 from functools import cached_property, partial
-from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,7 +30,7 @@ import textdiffusion
 from .checkout import (ENTRY_NAME, SCHEMA, Entry, checkout, entries, find_root, hold, read_json,
                                     read_record, settings)
 from .presets import is_empty, settle
-from .progress import BOARD, duration, expect, part, stage, whole_run
+from .progress import BOARD, duration, expect, launched, part, stage, whole_run
 from .side_by_side import at_once, side_by_side
 from .weights import digest, public_weights
 from .whole_files import existing, write_whole
@@ -159,10 +158,12 @@ def _at_once(waiting, pieces, n):
 class Workplace:
     "Where a run keeps its checkpoints and finished pieces; without a folder nothing is written"
     folder: Path|None = None # under .runs/
+    checkpoints: Path|None = field(default=None, kw_only=True) # where processes train together, those of the first
+    agree: Callable = field(default=plain, kw_only=True) # value -> the first process's, where several have to agree
 
     def folder_of(self, name) -> Path|None:
         "A folder for the checkpoints of one piece of work, such as best-0"
-        return self.folder and existing(self.folder/'checkpoints'/_file_name(name))
+        return self.folder and existing((self.checkpoints or self.folder/'checkpoints')/_file_name(name))
 
     def _piece(self, name):
         "The file of a finished piece of work, None without a folder"
@@ -170,15 +171,15 @@ class Workplace:
 
     def is_done(self, name:str) -> bool:
         "Whether a piece of work is there already"
-        return bool((path := self._piece(name)) and path.exists())
+        return self.agree(bool((path := self._piece(name)) and path.exists()))
 
     def cached(self, name:str, fn:Callable, title:str='') -> Any:
         "The result of `fn()`, as JSON has it: computed once per run, and read back after a kill; `title`: in words"
         path = self._piece(name)
-        if self.is_done(name): return read_json(path)
+        if self.is_done(name): return self.agree(read_json(path) if path.exists() else None)
         with stage(title or name, kept=True): value = plain(fn(), name)
         if path: write_whole(path, to_json(value, name))
-        return value
+        return self.agree(value)
 
     def each(self, pieces:dict) -> dict:
         "name -> `fn()`, of name -> (title, fn): pieces that take about as long, so that one tells of the others"
@@ -269,7 +270,12 @@ def begin(
             return Run(entry=entry, cfg=SimpleNamespace(**settled | shown['parameters']), shown=shown)
     cfg, folder = settle(presets, choices=choices, **given), os.environ.get('TEXTDIFFUSION_RUN')
     if not folder: return Run(entry=entry, cfg=cfg)
-    return Run(Path(folder), entry, cfg, lock=hold(Path(folder)/'kernel.lock', wait=10))
+    folder, together = Path(folder), {}
+    if launched() > 1:                                   # each has a folder; pieces and checkpoints are the first one's
+        from textdiffusion.processes import first_says, join
+        join()
+        together = dict(checkpoints=Path(first_says(str(folder)))/'checkpoints', agree=first_says)
+    return Run(folder, entry, cfg, lock=hold(folder/'kernel.lock', wait=10), **together)
 
 def attempts(
     run:Run, # from `begin`
@@ -288,6 +294,7 @@ def circumstances(
     run:Run, # from `begin`
 ) -> dict: # what a record says beside the results
     "What was run, when and with what; `seconds` is the wall time of the last attempt"
+    from importlib.metadata import version
     import torch
     cfg, corpus, root = run.cfg, run.corpus, find_root()
     versions = dict(python=platform.python_version(), textdiffusion=textdiffusion.__version__)
@@ -296,7 +303,7 @@ def circumstances(
     return dict(schema=SCHEMA, entry=run.entry, question=entry.question if entry else '',
         preset=cfg.preset, corpus=corpus.name, corpus_fingerprint=corpus.fingerprint, corpus_info=corpus.info,
         parameters=public_parameters(cfg), seeds=list(range(cfg.seeds)), date=date.today().isoformat(),
-        commit=run.commit,
+        commit=run.commit, **(dict(processes=launched()) if launched() > 1 else {}),
         versions=versions, device=device_name(), threads=torch.get_num_threads(),
         seconds=round(time.time() - run.started, 1), attempts=attempts(run))
 
@@ -385,7 +392,7 @@ def find_record(
 ) -> dict: # the record meant
     "The record that a reader means by `name`"
     root, tail = checkout(root), str(name).removesuffix('.json').removesuffix('.ipynb')
-    known = [f'{p.parent.name}/{p.stem}' for p in sorted((root/'journal').glob('*/*.json'))]
+    known = [f'{p.parent.name}/{p.stem}' for p in record_paths(root)]
     meant = [k for k in known if f'/{tail}'.endswith(f'/{k}') or k.endswith(f'/{tail}')]
     if len(meant) == 1: return read_record(_record_path(root, meant[0]))
     near = [k for k in known if tail in k][:3] or difflib.get_close_matches(tail, known, n=3, cutoff=.5)

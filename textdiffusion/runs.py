@@ -28,7 +28,7 @@ from typing import Any
 
 from .checkout import Entry, checkout, entries, find_entry, hold, read_json, read_record, settings
 from .presets import PRESET_NAMES, is_empty, one_of, settle, sized
-from .progress import BOARD, stage
+from .progress import BOARD, launched, stage
 from .comparing import drift
 from .records import pinned, read_pins, run_key, slot_of, to_json
 from .screens import relay
@@ -229,7 +229,7 @@ def train(
 ) -> Path: # its record.json
     "Execute the notebook of a plan until there is a record; one that an earlier attempt completed is taken"
     record, done = folder/'record.json', folder/'trained.txt'
-    if done.exists() and record.exists(): return record
+    if done.exists() and record.exists() and launched() == 1: return record
     with (folder/'attempts.txt').open('a') as file: file.write(datetime.now().isoformat(timespec='seconds') + '\n')
     record.unlink(missing_ok=True)
     doing, out = plan.entry.name, folder/'partial.ipynb'

@@ -8,7 +8,6 @@ __all__ = ['at_once', 'Done', 'side_by_side']
 # %% ../nbs/lib/17_side_by_side.ipynb #de816906
 import ctypes
 import io
-import multiprocessing
 import os
 import signal
 import sys
@@ -17,17 +16,17 @@ import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
-from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
-from .progress import BOARD, Stage
+from .progress import BOARD, Stage, launched
 from .screens import Quiet
 
 # %% ../nbs/lib/17_side_by_side.ipynb #adc80e90
 def at_once() -> int: # 1 where pieces have to wait for each other
     "How many pieces of work are computed at the same time: as many as torch has threads"
     import torch
-    return 1 if sys.platform != 'linux' or torch.cuda.is_available() else torch.get_num_threads()
+    alone = sys.platform == 'linux' and not torch.cuda.is_available() and launched() == 1
+    return torch.get_num_threads() if alone else 1
 
 class Done(NamedTuple):
     "A piece of work that is over"
@@ -62,8 +61,9 @@ def _compute(fn, parent, end):
     except (TypeError, AttributeError): end.send(RuntimeError(f'{type(found).__name__}: {found}'))
     os._exit(0)                                                   # without the last words of a notebook's kernel
 
-def _started(fn) -> tuple[Connection, Any]:
+def _started(fn) -> tuple: # the end of a pipe, and the process
     "A fork that computes; nobody draws a line while it is made"
+    import multiprocessing
     fork = multiprocessing.get_context('fork')
     mine, theirs = fork.Pipe(duplex=False)
     child = fork.Process(target=_compute, args=(fn, os.getpid(), theirs))
@@ -89,6 +89,7 @@ def side_by_side(
     n:int, # how many at once, at least 1
 ) -> Iterator[Done]: # in the order in which they end
     "Compute pieces of work in forks of this process, with one thread each; the error of one ends the others"
+    from multiprocessing.connection import wait
     waiting, running = list(pieces), {}
     try:
         while waiting or running:

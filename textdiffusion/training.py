@@ -23,17 +23,16 @@ from .checkpoints import last_checkpoint, load_optimizers, read_facts, save_chec
 from .optimizers import average_of, check_optimizers, ema_update, linear_decay, muon_adamw
 from .arguments import called
 from .plans import check_batch, check_parts, check_terms, differences, plan_of
-from .processes import PRECISIONS, OneProcess, cut, prepare
+from .processes import PRECISIONS, OneProcess, check_same_step, cut, prepare, this_process
 from .progress import duration, stage
 
 # %% ../nbs/lib/40_training.ipynb #71a7defb
 def reseed(
     seed:int, # of the run
     step:int, # of the loop
-    process:int=0, # of several that share a batch
 ) -> None:
-    "Make everything random that follows depend on (seed, step, process) alone"
-    mixed = hashlib.blake2b((f'{seed}/{step}' + f'/{process}'*(process > 0)).encode(), digest_size=7).digest()
+    "Make everything random that follows depend on (seed, step) alone"
+    mixed = hashlib.blake2b(f'{seed}/{step}'.encode(), digest_size=7).digest()
     torch.manual_seed(int.from_bytes(mixed, 'big'))
 
 # %% ../nbs/lib/40_training.ipynb #71552d38
@@ -256,6 +255,7 @@ def _begin(model, loss_fn, opts, evaluate, process, folder, plan, extend):
     models = dict(model=model, ema=avg, best=copy.deepcopy(avg) if evaluate else None)
     state = dict(step=0, history=[], seconds=0., best=math.inf, bad=0, plan=plan)
     if (found := last_checkpoint(folder)): state = _resume(found, models, opts, plan, scaler, extend)
+    check_same_step(state['step'], process)
     model.train().zero_grad()
     return loss, scaler, models, state
 
@@ -332,10 +332,9 @@ def _in_words(name, step, ids, model):
     except IndexError: check_batch(ids, model, step); raise
 
 def _mine(ids, seed, step, process):
-    "This process's share of a batch, with its own draws ahead"
-    ids = cut(ids.to(process.device), process.num_processes)[process.process_index]
-    reseed(seed, step, process.process_index)
-    return ids
+    "This process's share of a batch, with the draws of the step ahead"
+    reseed(seed, step)
+    return cut(ids.to(process.device), process.num_processes)[process.process_index]
 
 def _save(folder, state, models, opts, scaler, begun, process):
     "A checkpoint, written by the first process"
@@ -374,7 +373,7 @@ def fit(
     "Train `model` for `steps` steps; killed and called again with the same arguments, it ends with the same weights"
     check_plan(steps, every, save_every, patience, evaluate, autocast, accumulate, accelerator, clip, ema, seed)
     check_parts(model, loss_fn, batches, optimizer, rate, evaluate, folder)
-    process = accelerator or OneProcess(next(model.parameters()).device, autocast, accumulate)
+    process = accelerator or this_process(next(model.parameters()).device, autocast, accumulate)
     check_optimizers(opts := optimizer(model), model)
     parts = process.gradient_accumulation_steps
     plan = folder and plan_of(model, opts, batches(0), loss=loss_fn, rate=rate, evaluate=evaluate, patience=patience,

@@ -128,6 +128,13 @@ class Source:
         text = re.sub(r'\| ((\d+[a-z]?)_\w+) \|', link, (self.root/'journal/CLAIMS.md').read_text(encoding='utf-8'))
         return relinked(text, 'journal/CLAIMS.md', self.pages)
 
+    def costs(self):
+        "The page of `make bench` with its records, and its name for the navigation; nothing where nothing was timed"
+        if not (self.root/'journal/bench/README.md').is_file(): return []
+        for path in (self.root/'journal/bench').glob('*.json'): self.copy(f'journal/bench/{path.name}')
+        self.markdown('journal/bench/README.md')
+        return ['journal/bench/README']
+
     def library(self):
         "A page of reference for each module, and for a module of the library the notebook that teaches it"
         used, rows = uses(self.notebooks.values()), {True: [], False: []}
@@ -161,7 +168,7 @@ class Source:
         if (self.root/'LICENSE').is_file(): self.copy('LICENSE')
         pages = [f'{self.entries[e].number} · {self.entries[e].title} <{p.removesuffix(".ipynb")}>'
                  for e, p in self.pages.items()]
-        more = toc('Journal', pages) + toc('What came out', ['journal/README', 'journal/CLAIMS'])
+        more = toc('Journal', pages) + toc('What came out', ['journal/README', 'journal/CLAIMS', *self.costs()])
         self.markdown('README.md', 'index.md', more + toc('Library', ['reference/index'])
                       + toc('Guides', [f'docs/{d}' for d in docs]))
 

@@ -138,7 +138,7 @@ def owners(root):
             yield f'{PACKAGE}/{module}.py has {n} owners: ' + ', '.join(nb.name for nb in nbs if nb.module == module)
     for key, n in Counter(nb.key for nb in nbs).items():
         if n > 1: yield f'one number, {n} notebooks: ' + ', '.join(nb.name for nb in nbs if nb.key == key)
-    owned = {nb.module for nb in nbs} | {'__init__', '_modidx'}
+    owned = {nb.module for nb in nbs} | {'__init__', '__main__', '_modidx'}
     for p in sorted((root/PACKAGE).rglob('*.py')):
         if p.stem not in owned: yield f'{p.relative_to(root).as_posix()} has no notebook'
 
