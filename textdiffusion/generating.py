@@ -307,7 +307,7 @@ def generate_like(
     model:nn.Module, # masked or continuous, after `inform`, trained on batches that were cut
     texts:Tensor,    # (N,L) token ids, such as `corpus.train`: chance rows of it say how long texts are
     n:int=1,         # texts
-    rows:int=32,     # that share a window, as those of a batch did in training; 1 = each its own length exactly
+    rows:int=1,      # that share a window, that of the longest; 1 = to each its own
     seed:int|None=None, # of all chance
     **how,           # of the model's `generate`: steps, pick, temperature
 ) -> Tensor:         # (n,L) token ids, PAD behind the end

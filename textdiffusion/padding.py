@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'BATCHES', 'PRESETS', 'DRIFT', 'check', 'WAYS', 'COLOURS', 'ANSWER', 'padded_batches', 'cut_batches',
-           'new_model', 'loss_of', 'batches_of', 'in_turn', 'step_rows', 'steps_of', 'trained', 'times_as_fast',
+           'new_model', 'loss_of', 'batches_of', 'in_turn', 'step_rows', 'at', 'times_as_fast', 'steps_of', 'trained',
            'places_of', 'writer', 'length_shares', 'measured_row', 'writing_rows', 'answer_figure', 'length_figure',
-           'at', 'gain', 'facts']
+           'gain', 'facts']
 
 # %% ../nbs/10c_padding.ipynb #4de50885
 import time
@@ -18,7 +18,7 @@ from torch import Tensor
 from .confidence_decoding import check as check_exact
 from .decoding_rules import padded
 from .few_steps import worth
-from .lengths import by_length, drawn_lengths, lengths_of, per_text, pooled_batches, shared_lengths, trimmed
+from .lengths import by_length, drawn_lengths, per_text, pooled_batches, shared_lengths, trimmed
 from .optimizers import muon_adamw
 from .reading import UNITS, Belief, Fact, Facts, Unit, difference, fact, level
 from .recipes import NOISE, RECIPES, blocks
@@ -41,24 +41,26 @@ BELIEFS = [
     Belief('A network of batches that are only cut still knows when to stop: its lengths are at most 5 points further '
            'from those of real text than the padded one\'s', 'stops', below, .05)]
 
-# %% ../nbs/10c_padding.ipynb #8755178a
+# %% ../nbs/10c_padding.ipynb #1fa12a9d
 def padded_batches(
     batch:Callable, # `corpus.batch`
-    rows:int, pad_id:int, seed:int=0, # of a batch; the padding; of the run
+    rows:int, # of a batch
+    pad_id:int, seed:int=0, # the padding
 ) -> Callable: # step -> ids, as `fit` takes it
     "As they come"
     return lambda step: batch(step, rows, seed)
 
 def cut_batches(
     batch:Callable, # `corpus.batch`
-    rows:int, pad_id:int, seed:int=0, # of a batch; the padding; of the run
+    rows:int, # of a batch
+    pad_id:int, seed:int=0, # the padding
 ) -> Callable: # step -> ids, as `fit` takes it
     "The same rows, cut behind the longest"
     return lambda step: trimmed(batch(step, rows, seed), pad_id)
 
 BATCHES = dict(padded=padded_batches, cut=cut_batches, sorted=pooled_batches, longer=pooled_batches)
 
-# %% ../nbs/10c_padding.ipynb #ee2325f9
+# %% ../nbs/10c_padding.ipynb #17f9adcf
 _few = ['continuous-padded', 'continuous-longer', 'masked-padded', 'masked-longer']
 _all = [f'{kind}-{way}' for kind in ('continuous', 'masked') for way in ('padded', 'cut', 'sorted', 'longer')]
 _cpu = dict(corpus='restaurants', arms=_few, seeds=1, steps=500, samples=128, timed=256, rounds=3, seq_len=None,
@@ -75,9 +77,9 @@ PRESETS = dict(
 DRIFT = dict(tol=dict(valid=.13, nll_minus_entropy=.9, new=.15), by=('arm', 'family', 'setting', 'calls', 'seed'))
 check = check_exact                     # refuses a corpus whose probabilities are not known
 
-# %% ../nbs/10c_padding.ipynb #17f9adcf
+# %% ../nbs/10c_padding.ipynb #92b0610e
 def new_model(
-    run, kind:str, # its sizes; continuous or masked
+    run, kind:str, # continuous or masked
 ) -> torch.nn.Module: # untrained
     "A network"
     c = run.cfg
@@ -85,42 +87,61 @@ def new_model(
     return RECIPES[kind].model(run.corpus, **sizes).to(run.device)
 
 def loss_of(
-    run, kind:str, # the run; continuous or masked
+    run, kind:str, # continuous or masked
 ) -> Callable: # loss_fn
     "The recipe's loss, in which a sentence weighs the same in every batch"
     return per_text(RECIPES[kind].loss(run.corpus), run.corpus.seq_len)
 
 def batches_of(
-    run, way:str, seed, # the run; a key of BATCHES; of the sentences
+    run, way:str, seed, # a key of BATCHES
 ) -> Callable: # step -> ids
     "What a network is trained on"
     return BATCHES[way](run.corpus.batch, run.cfg.batch_size, run.corpus.pad_id, seed=seed)
 
-# %% ../nbs/10c_padding.ipynb #92b0610e
+# %% ../nbs/10c_padding.ipynb #91a5752c
 def in_turn(
-    run, tasks:dict, # the run; name -> () -> anything
+    run, tasks:dict, # name -> () -> anything
     each:int, # how many of what is counted a task does
     **what, # columns of the rows
 ) -> list: # a row for each task and turn, `seed` being the turn: ms
-    "Computing time, in turn"
-    clock = time.process_time if run.device.type == 'cpu' else time.perf_counter # where others compute too
-    took = side_by_side(tasks, run.cfg.rounds, clock)
+    "Computing time"
+    took = side_by_side(tasks, run.cfg.rounds, time.process_time if run.device.type == 'cpu' else time.perf_counter)
     return [what | dict(setting=name, seed=i, ms=1000*seconds/each)
             for name, times in took.items() for i, seconds in enumerate(times)]
 
 def step_rows(run) -> list: # of `in_turn`
     "Milliseconds of a training step, over the 16 of a pool; untrained networks are as fast as trained ones"
-    rows = []
+    rows, ways = [], ('padded', 'cut', 'sorted')
     for kind in ('continuous', 'masked'):
         opts, loss = muon_adamw(model := new_model(run, kind)), loss_of(run, kind)
         def pool(batches): return [train_step(model, loss, batches(s).to(run.device), opts, 1.) for s in range(16)]
-        tasks = {way: partial(pool, batches_of(run, way, 0)) for way in ('padded', 'cut', 'sorted')}
-        rows += in_turn(run, tasks, 16, arm='step', family=kind)
+        rows += in_turn(run, {w: partial(pool, batches_of(run, w, 0)) for w in ways}, 16, arm='step', family=kind)
     return rows
 
-# %% ../nbs/10c_padding.ipynb #91a5752c
+# %% ../nbs/10c_padding.ipynb #38deb949
+def at(
+    rows, family:str, # continuous, masked, or a reference
+    arm:str, setting:str, # how many places
+    column:str, # what
+    **more, # such as calls
+) -> Fact: # over seeds
+    "A column of one way of training and writing"
+    found = level(rows, column, family=family, arm=arm, setting=setting, **more)
+    return found._replace(unit=UNITS['valid']) if column == 'ends' else found
+
+def times_as_fast(
+    rows, arm, family:str, # continuous or masked
+    one:str, # setting
+    other:str, # the one it is compared with
+) -> Fact: # mean and spread over turns
+    "How many times as fast one setting is as another, turn by turn"
+    a, b = (values_by_seed(rows, 'ms', dict(arm=arm, family=family, setting=s)) for s in (one, other))
+    return fact(interval(b[turn]/a[turn] for turn in a), Unit('times', 1, 2))
+
+# %% ../nbs/10c_padding.ipynb #4b52d456
 def steps_of(
-    run, kind:str, way:str, # the run, the family, a key of BATCHES
+    run, kind:str, # continuous or masked
+    way:str, # a key of BATCHES
 ) -> int: # of training
     "As many as planned; for *longer*, as many as take the seconds of the padded ones"
     if way != 'longer': return run.cfg.steps
@@ -128,7 +149,8 @@ def steps_of(
     return max(1, round(run.cfg.steps*times_as_fast(rows, 'step', kind, 'sorted', 'padded').mean))
 
 def trained(
-    run, kind:str, way:str, seed, # the run, the family, a key of BATCHES, of all draws
+    run, kind:str, # continuous or masked
+    way:str, seed, # a key of BATCHES
 ) -> Fit: # trained once, found again afterwards
     "Train one network"
     torch.manual_seed(seed)
@@ -137,41 +159,30 @@ def trained(
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr), seed=seed, save_every=100,
                folder=run.folder_of(f'{kind}-{way}-{seed}'), name=f'{kind}, {way}, seed {seed}')
 
-def times_as_fast(
-    rows:list, arm:str, family:str, # of a record; step or writing; continuous or masked
-    one:str, other:str, # settings
-) -> Fact: # mean and spread over turns
-    "How many times as fast one is as another, turn by turn"
-    a, b = (values_by_seed(rows, 'ms', dict(arm=arm, family=family, setting=s)) for s in (one, other))
-    return fact(interval(b[turn]/a[turn] for turn in a), Unit('times', 1, 2))
-
-# %% ../nbs/10c_padding.ipynb #38deb949
+# %% ../nbs/10c_padding.ipynb #30cfb3e6
 def places_of(
-    run, setting:str, # full, drawn, shared or spare
-    n:int, seed, # how many; of the draw
+    run, name:str, n:int, seed, # texts; name: full, drawn, shared or spare
 ) -> Tensor: # (n,) int64
     "At how many places each text is written"
-    c, chance = run.corpus, torch.Generator().manual_seed(1000 + seed)
-    drawn = drawn_lengths(c.train, c.pad_id, n, chance)
-    if setting == 'full': return torch.full_like(drawn, c.seq_len)
-    if setting == 'spare': return (drawn + 4).clamp(max=c.seq_len)
-    return shared_lengths(drawn, run.cfg.batch_size) if setting == 'shared' else drawn
+    c, L = run.corpus, run.corpus.seq_len
+    drawn = drawn_lengths(c.train, c.pad_id, n, torch.Generator().manual_seed(1000 + seed))
+    return dict(full=torch.full_like(drawn, L), drawn=drawn, shared=shared_lengths(drawn, run.cfg.batch_size),
+                spare=(drawn + 4).clamp(max=L))[name]
 
 def writer(
-    run, model, # the run, a trained network
-    calls:int, seed, # how many; of all draws
+    run, model, calls:int, seed, # of the network
 ) -> Callable: # (n, size) -> ids (n,size)
-    "The sampler of a family, 64 texts at once at most, as `generate` does"
+    "The sampler of a family, at most 64 texts at once"
     c, how = run.corpus, dict(generator=torch.Generator().manual_seed(seed))
     def write(n, size):
-        if hasattr(model, 'emb'): return sample(model, (n, size, model.config.emb_dim), NOISE, calls, **how)[0]
+        if hasattr(model, 'emb'): return sample(model, (n, size, 16), NOISE, calls, **how)[0]
         return unmask(model, canvas(torch.full((n, 1), c.bos_id), size, c.mask_id), calls, c.mask_id,
                       settle=padded(c.eos_id, c.pad_id, c.mask_id), **how)[0]
     return lambda n, size: torch.cat([write(min(64, n-i), size) for i in range(0, n, 64)])
 
-# %% ../nbs/10c_padding.ipynb #4b52d456
+# %% ../nbs/10c_padding.ipynb #d9c22ea5
 def length_shares(
-    ids:Tensor, corpus, # (n,L) texts, and their Corpus
+    ids, corpus, # (n,L) texts, and their Corpus
 ) -> Tensor: # (L+1,) shares of texts with so many words; what does not end properly is the last
     "How long texts are"
     words = corpus.words(ids)
@@ -179,14 +190,14 @@ def length_shares(
     return counts.double()/len(ids)
 
 def measured_row(
-    ids:Tensor, corpus, # (n,L) texts, and their Corpus
+    ids, corpus, # (n,L) texts, and their Corpus
 ) -> dict: # what `worth` has; ends; apart; lengths
     "What texts are worth, whether they end, and how far their lengths are from those of training text"
     shares, real = length_shares(ids, corpus), length_shares(corpus.train.cpu(), corpus)
     return worth(ids, corpus) | dict(ends=1 - shares[-1].item(), apart=(shares - real).abs().sum().item()/2,
                                      lengths=[round(s, 4) for s in shares.tolist()])
 
-# %% ../nbs/10c_padding.ipynb #a7eb84bb
+# %% ../nbs/10c_padding.ipynb #204578d9
 def writing_rows(run) -> list: # of `in_turn`
     "Milliseconds of a sentence, at equal calls; the padded network at full length, the one of sorted batches at drawn"
     rows, n, calls = [], run.cfg.timed, run.cfg.calls[0]
@@ -199,7 +210,7 @@ def writing_rows(run) -> list: # of `in_turn`
         rows += in_turn(run, {s: partial(write, s) for s in net}, n, arm='writing', family=kind)
     return rows
 
-# %% ../nbs/10c_padding.ipynb #204578d9
+# %% ../nbs/10c_padding.ipynb #3e9225d7
 WAYS = {('padded', 'full'): 'padded, full', ('padded', 'drawn'): 'padded, drawn', ('cut', 'full'): 'cut, full',
         ('cut', 'drawn'): 'cut, drawn', ('sorted', 'full'): 'sorted, full', ('sorted', 'drawn'): 'sorted, drawn',
         ('longer', 'drawn'): 'sorted, longer, drawn', ('longer', 'shared'): 'sorted, longer, shared',
@@ -217,7 +228,7 @@ def _bars(ax, record, family):
     ax.set(yticks=range(len(WAYS)), yticklabels=WAYS.values(), xlabel=f'valid, {many} calls', title=family)
     ax.set(xlim=(0, 1), ylim=(len(WAYS) - .5, -.5))
 
-# %% ../nbs/10c_padding.ipynb #ecfe1205
+# %% ../nbs/10c_padding.ipynb #af96b636
 def answer_figure(record) -> object: # figure
     "Valid sentences in both families, and how many times as fast"
     fig, axes = plt.subplots(1, 3, figsize=(11, 3.6), layout='constrained', width_ratios=[1, 1, .9])
@@ -235,7 +246,7 @@ def answer_figure(record) -> object: # figure
                 ylim=(3.6, -.6), xlabel='times as fast', title='computing time')
     return fig
 
-# %% ../nbs/10c_padding.ipynb #f77a203b
+# %% ../nbs/10c_padding.ipynb #f93b8203
 def length_figure(record) -> object: # figure
     "How long texts are, by family and way"
     fig, axes = plt.subplots(1, 2, figsize=(11, 3.2), sharey=True, layout='constrained')
@@ -254,52 +265,47 @@ def length_figure(record) -> object: # figure
     axes[0].set_ylabel('share of texts'), axes[0].legend(frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/10c_padding.ipynb #3e9225d7
-_SHARES = dict.fromkeys(('ends', 'apart'), UNITS['valid'])
-ANSWER = """**To be written.**"""
-
-def at(
-    rows:list, family:str, arm:str, setting:str, # of a record, which
-    column:str, **more, # what; calls
-) -> Fact: # over seeds
-    "A column of one way of training and writing"
-    found = level(rows, column, family=family, arm=arm, setting=setting, **more)
-    return found._replace(unit=_SHARES.get(column, found.unit))
-
-# %% ../nbs/10c_padding.ipynb #33601910
+# %% ../nbs/10c_padding.ipynb #67487641
+ANSWER = """**In equal time nothing that shows, if lengths are drawn first.** Trained on batches of about one length, each cut to its
+texts, a continuous network writes {{longer_c}} valid sentences where padding, in as many seconds, allows {{padded_c}};
+a masked one {{longer_m}} and {{padded_m}}. Writing is {{write_c}} as fast. But such a network takes its places for the
+length: at full length {{full_c}} are valid."""
 _TOLD = dict( # fact, and `_c` or `_m` for the family -> arm, setting, column
     padded=('padded', 'full', 'valid'), padded_drawn=('padded', 'drawn', 'valid'), cut=('cut', 'full', 'valid'),
-    full=('sorted', 'full', 'valid'), same=('sorted', 'drawn', 'valid'), longer=('longer', 'drawn', 'valid'),
+    full=('sorted', 'full', 'valid'), longer=('longer', 'drawn', 'valid'),
     spare=('longer', 'spare', 'valid'), shared=('longer', 'shared', 'valid'), apart=('longer', 'drawn', 'apart'),
     spare_length=('longer', 'spare', 'length'), full_length=('sorted', 'full', 'length'),
-    ends=('longer', 'drawn', 'ends'), steps=('longer', 'drawn', 'steps'), cost=('longer', 'drawn', 'nll_minus_entropy'),
-    padded_cost=('padded', 'full', 'nll_minus_entropy'))
+    length=('longer', 'drawn', 'length'), ends=('longer', 'drawn', 'ends'), steps=('longer', 'drawn', 'steps'))
 
 def gain(
-    record, family:str, one:tuple, other:tuple, # whose; arms with their settings
+    record, family:str, # continuous or masked
+    one:tuple, # arm and setting
+    other:tuple, # those it is compared with
     column:str='valid', # what
 ) -> Fact: # difference over seeds, in many calls
     "By how much one way of training and writing differs from another"
     many = record['parameters']['calls'][-1]
     ways = [dict(family=family, arm=arm, setting=setting, calls=many) for arm, setting in (one, other)]
-    found = difference(record['rows'], column, *ways)
-    return found._replace(unit=_SHARES.get(column, found.unit))
+    return difference(record['rows'], column, *ways)
 
-# %% ../nbs/10c_padding.ipynb #bd1c2964
+# %% ../nbs/10c_padding.ipynb #4ec22dad
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
-    rows, many, found = record['rows'], record['parameters']['calls'][-1], {}
+    rows, (few, many), found = record['rows'], record['parameters']['calls'], {}
     usual, mine = ('padded', 'full'), ('longer', 'drawn')
     for k, family in dict(c='continuous', m='masked').items():
         units = dict(steps=Unit('steps', 1, 0))
         for name, way in _TOLD.items():
             g = at(rows, family, *way, calls=many)
             found[f'{name}_{k}'] = g._replace(unit=units.get(way[-1], g.unit))
-        found |= {f'gain_{k}': gain(record, family, mine, usual), f'equal_{k}': gain(record, family, ('sorted', 'drawn'),
-                  usual), f'stops_{k}': gain(record, family, ('cut', 'full'), usual, 'apart')}
+        found |= {f'gain_{k}': gain(record, family, mine, usual), f'stops_{k}': gain(record, family, ('cut', 'full'),
+                  usual, 'apart'), f'equal_{k}': gain(record, family, ('sorted', 'drawn'), usual)}
         for name, task in dict(step=('step', 'sorted', 'padded'), cut_step=('step', 'cut', 'padded'),
-                               write=('writing', 'drawn', 'full')).items():
+                               write=('writing', 'drawn', 'full'), share=('writing', 'shared', 'full')).items():
             found[f'{name}_{k}'] = times_as_fast(rows, task[0], family, *task[1:])
+    found |= dict(few_c=at(rows, 'continuous', *mine, 'valid', calls=few), apart_real=level(rows, 'apart', arm='real'),
+                  places=level(rows, 'length', arm='real'), common=gain(record, 'continuous', ('sorted', 'drawn'), usual,
+                  'nll_minus_entropy'), common_longer=gain(record, 'continuous', mine, usual, 'nll_minus_entropy'))
     found['least'] = min(found['write_c'], found['write_m'], key=lambda g: g.mean)
     found['stops'] = max(found['stops_c'], found['stops_m'], key=lambda g: g.mean)
     return Facts(found)
