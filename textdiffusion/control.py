@@ -11,9 +11,7 @@ from functools import partial
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from .anchor_loss import report_anchor
 from .noisy_readers import Reader, kinds_of, label_rows, reading_loss
-from .objectives import objective, stratified_t, token_ce
 from .optimizers import muon_adamw
 from .reading import Belief, Facts, Unit, fact
 from .recipes import NOISE, RECIPES
@@ -37,8 +35,8 @@ BELIEFS = [
 # %% ../nbs/08_control.ipynb #a16737ef
 _cpu = dict(corpus='restaurants', arms=['best'], seeds=1, steps=1200, few=100, reader_steps=800, targets=20,
             samples=96, calls=100, picks=0, d_model=128, n_layers=3, n_heads=4, reader_width=64, read=10_000,
-            batch_size=32, lr=6e-3, muon_lr=1e-2, lam=1.)
-_all = dict(arms=['best', 'anchored', 'short'])
+            batch_size=32, lr=6e-3, muon_lr=1e-2)
+_all = dict(arms=['best', 'short'])
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | _all | dict(steps=4, few=2, reader_steps=3, targets=3, samples=6, calls=4, picks=1, d_model=32,
@@ -49,7 +47,7 @@ PRESETS = dict(
 # %% ../nbs/08_control.ipynb #95894441
 # four standard errors of 24 texts, and what another machine does to a trained model
 DRIFT = dict(tol=dict(both=.4, success=.4, nll=1.5), by=('arm', 'task', 'way', 'seed'))
-REACH = {'best': TASKS, 'anchored': TASKS[:2], 'short': TASKS[1:2]} # arm -> its tasks
+REACH = {'best': TASKS, 'short': TASKS[1:2]} # arm -> its tasks
 
 def check(
     cfg,    # of a run
@@ -62,17 +60,15 @@ def check(
 # %% ../nbs/08_control.ipynb #84fd2d1e
 def base_model(
     run,      # its sizes
-    arm:str,  # best, anchored, short
+    arm:str,  # best, short
     seed:int, # of weights and batches
 ) -> Fit:     # the averaged network is its `ema`
-    "Train a model: 05's best, with the report's anchor beside its loss, or for few steps"
+    "Train a model: 05's best, or the same for few steps"
     torch.manual_seed(seed)
     cfg, corpus = run.cfg, run.corpus
     sizes = {k: getattr(cfg, k) for k in ('d_model', 'n_layers', 'n_heads')}
     model = RECIPES['continuous'].model(corpus, **sizes).to(run.device)
-    terms = {token_ce: 1.} | ({report_anchor: cfg.lam} if arm == 'anchored' else {})
-    loss = objective(terms, p_self=.5, alpha_bar=NOISE, draw_t=stratified_t)
-    return fit(model, loss, lambda step: corpus.batch(step, cfg.batch_size, seed),
+    return fit(model, RECIPES['continuous'].loss(corpus), lambda step: corpus.batch(step, cfg.batch_size, seed),
                cfg.few if arm == 'short' else cfg.steps, seed=seed, save_every=100,
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr),
                folder=run.folder_of(f'{arm}-{seed}'), name=f'{arm}, seed {seed}')
@@ -83,13 +79,14 @@ def reader_of(
     model,    # whose word vectors it reads
     arm:str,  # of the model
     seed:int, # of weights and batches
+    alpha_bar=NOISE, # the schedule of the model
 ) -> Fit:     # the averaged reader is its `ema`
     "Train a reader on the frozen word vectors of a model"
     torch.manual_seed(seed)
     cfg, corpus = run.cfg, run.corpus
     kinds, texts = kinds_of(corpus.grammar), [text.split() for text in corpus.text['train'][:cfg.read]]
     known = label_rows(corpus.grammar, texts, kinds, corpus.seq_len)
-    loss = reading_loss(corpus.train[:cfg.read], type(known)(*(part.to(run.device) for part in known)), NOISE)
+    loss = reading_loss(corpus.train[:cfg.read], type(known)(*(part.to(run.device) for part in known)), alpha_bar)
     def rows(step):
         g = torch.Generator().manual_seed(1_000_003*(seed + 1) + step)
         return torch.randint(len(texts), (cfg.batch_size,), generator=g).to(run.device)
