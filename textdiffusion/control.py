@@ -83,13 +83,14 @@ def reader_of(
     model,    # whose word vectors it reads
     arm:str,  # of the model
     seed:int, # of weights and batches
+    alpha_bar=NOISE, # the schedule of the model
 ) -> Fit:     # the averaged reader is its `ema`
     "Train a reader on the frozen word vectors of a model"
     torch.manual_seed(seed)
     cfg, corpus = run.cfg, run.corpus
     kinds, texts = kinds_of(corpus.grammar), [text.split() for text in corpus.text['train'][:cfg.read]]
     known = label_rows(corpus.grammar, texts, kinds, corpus.seq_len)
-    loss = reading_loss(corpus.train[:cfg.read], type(known)(*(part.to(run.device) for part in known)), NOISE)
+    loss = reading_loss(corpus.train[:cfg.read], type(known)(*(part.to(run.device) for part in known)), alpha_bar)
     def rows(step):
         g = torch.Generator().manual_seed(1_000_003*(seed + 1) + step)
         return torch.randint(len(texts), (cfg.batch_size,), generator=g).to(run.device)
