@@ -9,8 +9,8 @@ from textdiffusion.judges import fit_teacher
 from textdiffusion.metrics import bleu
 from textdiffusion.pairs import as_words, load_pairs, read_back, spoken
 from textdiffusion.recipes import RECIPES
-from textdiffusion.source_to_target import (BELIEFS, PRESETS, SLOTS, WRITERS, Task, check, covered, left_out, most_typical_of,
-                                            nearest, right, worth, written)
+from textdiffusion.source_to_target import (BELIEFS, PRESETS, SLOTS, WRITERS, Task, check, covered, left_out,
+                                            most_typical_of, nearest, right, worth, written)
 from textdiffusion.tokenizing import encode, sentence_rows
 
 PAIRS = load_pairs('restaurants')
