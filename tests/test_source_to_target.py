@@ -10,7 +10,8 @@ from textdiffusion.metrics import bleu
 from textdiffusion.pairs import as_words, load_pairs, read_back, spoken
 from textdiffusion.recipes import RECIPES
 from textdiffusion.source_to_target import (BELIEFS, PRESETS, SLOTS, WRITERS, Task, check, covered, left_out,
-                                            most_typical_of, nearest, right, worth, written)
+                                            nearest, right, worth, written)
+from textdiffusion.steering import most_alike
 from textdiffusion.tokenizing import encode, sentence_rows
 
 PAIRS = load_pairs('restaurants')
@@ -63,7 +64,7 @@ def test_a_person_is_held_against_the_others(task):
     assert found.references == [['c d']] and found.sources == task.sources[:1] and len(own) == 1
 
 def test_the_most_typical_text_is_one_of_the_majority():
-    assert most_typical_of(['x y z w', 'a b c d', 'a b c d e', 'a b c f']) in (1, 2, 3)
+    assert most_alike([text.split() for text in ('x y z w', 'a b c d', 'a b c d e', 'a b c f')]) in (1, 2, 3)
 
 @pytest.mark.parametrize('arm', WRITERS)
 def test_every_kind_writes_behind_the_source_and_the_same_again(task, arm):
