@@ -17,9 +17,11 @@ from transformers import (LogitsProcessorList, SuppressTokensLogitsProcessor, Te
 from .decoding_rules import padded
 from .guiding import noised_words
 from .lengths import by_length, drawn_lengths, shared_lengths
+from .infilling import fill_vectors
 from .metrics import behind
 from .models import (CausalLM, DiffusionLMConfig, DiffusionLMDenoiser, GaussianConfig, GaussianDenoiser,
                                   MaskedConfig, MaskedDenoiser)
+from .pairs import PairCorpus
 from .sampling import evaluating, sample, trained_schedule
 from .schedules import MASK_SCHEDULES, SCHEDULES, log_snr, rescale
 from .unmasking import Moments, canvas, categorical, unmask
@@ -68,7 +70,7 @@ def inform(
     about = dict(corpus=Path(corpus.name).name, fingerprint=corpus.fingerprint, **trained)
     config.update(dict(seq_len=corpus.seq_len, running=corpus.eos_id is None, mask_id=corpus.mask_id, trained_on=about,
                        pad_token_id=corpus.pad_id, bos_token_id=corpus.bos_id, eos_token_id=corpus.eos_id,
-                       objective=objective) | _noise(config, alpha_bar))
+                       objective=objective, pairs=isinstance(corpus, PairCorpus)) | _noise(config, alpha_bar))
     return model
 
 def _noise(config, alpha_bar):
@@ -252,7 +254,8 @@ def generate_vectors(
     watch:Callable|None=None,   # told every moment, as `unmasking.Moments` has them
     **how,                      # of `sample`: step, times, round_fn, guide
 ) -> Tensor:                    # (B·num_return_sequences, at most L) token ids, PAD behind the end
-    "Texts of a continuous model: what is given is held at every noise level"
+    """Texts of a continuous model: what is given is held at every noise level; a source, by a model that was trained on
+    pairs, stands there clean"""
     if temperature != 1:
         raise ValueError(f'temperature must be 1: a continuous model draws vectors, not tokens, got {temperature!r}')
     if wrong := how.keys() & {'top_k', 'top_p', 'pick', 'write', 'settle', 'alpha_bar', 'project', 'decode'}:
@@ -264,6 +267,8 @@ def generate_vectors(
         never = torch.tensor(_no_words(model.config, z), dtype=torch.long, device=z.device)
         def decode(x, logits): return logits.index_fill(-1, never, -torch.inf).argmax(-1)
         told = how | seen_vectors(z, model.config.mask_id, watch, decode, steps, **how) if watch else how
+        if getattr(model.config, 'pairs', False):
+            return fill_vectors(model, z, model.config.mask_id, alpha_bar, steps, chance, **told)
         ids, _ = sample(model, (*z.shape, D), alpha_bar, steps, project=hold, decode=decode, generator=chance, **told)
         return torch.where(known, z, ids)
     return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator, window)

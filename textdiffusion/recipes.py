@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['NOISE', 'RECIPES', 'LIMITS', 'first_kept', 'begin_kept', 'causal_loss', 'blocks', 'Recipe', 'vector_nelbo',
-           'text_cost', 'check_training', 'train_model']
+           'asked_for', 'text_cost', 'check_training', 'train_model']
 
 # %% ../nbs/lib/78_recipes.ipynb #c2c7bae5
 import json
@@ -22,8 +22,9 @@ from .generating import inform
 from .metrics import counted
 from .models import (CausalConfig, CausalLM, GaussianConfig, GaussianDenoiser, MaskedConfig,
                                   MaskedDenoiser)
-from .objectives import masked_bound, objective, stratified_t, token_ce, token_nll
+from .objectives import kept, masked_bound, objective, place_nll, stratified_t, token_ce
 from .optimizers import muon_adamw
+from .pairs import PairCorpus
 from .sampling import evaluating, trained_schedule
 from .saved import check_target, save_model
 from .schedules import add_noise, grid, log_snr, mask_linear, rescale, sqrt
@@ -36,8 +37,9 @@ NOISE = rescale(sqrt, 2.) # of the continuous kind
 
 def first_kept(
     corpus, # Corpus
-) -> Tensor|None: # (L,) bool; None on running text
-    "The begin of a sentence, which is never masked"
+) -> Tensor|Callable|None: # (L,) bool, or rows -> (B,L) bool where a source is given; None on running text
+    "What is never masked: the begin of a sentence, a source"
+    if isinstance(corpus, PairCorpus): return corpus.given
     return None if corpus.eos_id is None else torch.arange(corpus.seq_len) == 0
 
 def begin_kept(
@@ -52,7 +54,7 @@ def causal_loss(
 ) -> Callable: # loss_fn(model, ids), as `fit` takes it
     "The cost of the next token, over what counts"
     def loss_fn(model, ids):
-        real = corpus.real(ids)
+        real = corpus.real(ids) & ~kept(first_kept(corpus), ids)
         return dict(loss=next_nll(model, ids)[real].mean(), weight=real.sum())
     return loss_fn
 
@@ -70,6 +72,10 @@ def _continuous(corpus, **sizes):
     how = dict(emb_dim=16, head='mean_embedding', normalise_emb=True, self_condition=True)
     return GaussianDenoiser(GaussianConfig(vocab_size=corpus.vocab_size, **how, **sizes))
 
+def _vectors_loss(corpus):
+    keep = corpus.given if isinstance(corpus, PairCorpus) else None
+    return objective({token_ce: 1.}, p_self=.5, alpha_bar=NOISE, draw_t=stratified_t, keep=keep)
+
 class Recipe(NamedTuple):
     "What distinguishes one kind of model from another"
     model:Callable      # (corpus, **sizes) -> untrained
@@ -82,8 +88,7 @@ class Recipe(NamedTuple):
 RECIPES = dict(
     masked=Recipe(_masked, lambda corpus: masked_bound(corpus.mask_id, keep=begin_kept(corpus)), 'masked_bound',
                   mask_linear, 6e-3, 5/3),
-    continuous=Recipe(_continuous, lambda corpus: objective({token_ce: 1.}, p_self=.5, alpha_bar=NOISE,
-                                                            draw_t=stratified_t), 'token_ce', NOISE, 3e-3, 4/3),
+    continuous=Recipe(_continuous, _vectors_loss, 'token_ce', NOISE, 3e-3, 4/3),
     autoregressive=Recipe(_causal, causal_loss, 'next_token', None, 3e-3, 4/3))
 
 # %% ../nbs/lib/78_recipes.ipynb #02e1905e
@@ -103,29 +108,39 @@ def vector_nelbo(
     draws:int=16,       # noise levels per row
     seed:int=0,         # of levels and noise
     batch:int=64,       # rows per call
-) -> Tensor:            # (n,) float64 nats per row, all L positions
-    "An unbiased estimate of the upper bound on -log p of rows under a continuous model"
+    keep=None,          # as in `objectives.kept`: what was given clean in training
+) -> Tensor:            # (n,) float64 nats per row, all L positions but those
+    "An unbiased estimate of the upper bound on -log p of rows under a continuous model, given what is kept"
     generator, device = torch.Generator().manual_seed(seed), next(model.parameters()).device
     t, lam, width = _levels(alpha_bar, len(ids), draws, generator)
     first, end = grid(2000)[:1].float(), alpha_bar(torch.ones(1, dtype=torch.float64)).item()
-    def asked(x0, times):
+    free_rows = ~kept(keep, ids)[..., None]
+    def asked(x0, times, free):
         eps = torch.randn(x0.shape, generator=generator).to(device)
-        x_t, times = add_noise(x0, times.to(device), alpha_bar, eps), times.to(device)
+        x_t, times = add_noise(x0, times.to(device), alpha_bar, eps).where(free, x0), times.to(device)
         shown = model(x_t, times, None)[0] if model.config.self_condition else None
         return model(x_t, times, shown)
     total = []
     with evaluating(model):
-        for rows, t_rows, lam_rows in zip(ids.split(batch), t.split(batch), lam.split(batch)):
-            x0 = model.embed(rows.to(device))
-            nats = (end*x0.double().square() - end - math.log1p(-end)).sum((1, 2)).cpu()/2 # what is left at t = 1
+        for rows, free, t_rows, lam_rows in zip(*(x.split(batch) for x in (ids, free_rows, t, lam))):
+            x0, free = model.embed(rows.to(device)), free.to(device)
+            left = end*x0.double().square() - end - math.log1p(-end)                       # at t = 1
+            nats = (left*free).sum((1, 2)).cpu()/2
             for t_k, lam_k in zip(t_rows.float().T, lam_rows.T):
-                error = (x0 - asked(x0, t_k)[0]).double().square().sum((1, 2)).cpu()
+                error = ((x0 - asked(x0, t_k, free)[0]).double().square()*free).sum((1, 2)).cpu()
                 nats += width/2 * lam_k.exp() * error
-            logits = asked(x0, first.expand(len(rows)))[1]
-            total.append(nats + token_nll(logits, rows.to(device)).double().cpu()*rows.shape[1])
+            logits = asked(x0, first.expand(len(rows)), free)[1]
+            total.append(nats + (place_nll(logits, rows.to(device)).double()*free[..., 0]).sum(1).cpu())
     return torch.cat(total)
 
 # %% ../nbs/lib/78_recipes.ipynb #e9fdc93d
+def asked_for(
+    ids:Tensor, # (n,L) rows
+    corpus,     # Corpus they belong to
+) -> Tensor:    # (n,L) bool
+    "What counts in a likelihood; of pairs the target alone"
+    return counted(ids, corpus) & ~kept(first_kept(corpus), ids)
+
 def text_cost(
     model:nn.Module, # after `inform`
     ids:Tensor,      # (n,L) rows of real text
@@ -136,8 +151,10 @@ def text_cost(
     ids = ids.to(next(model.parameters()).device).long()
     if isinstance(model, MaskedDenoiser):
         return masked_nelbo(model, ids, corpus.mask_id, draws=draws, keep=first_kept(corpus))
-    if not isinstance(model, CausalLM): return vector_nelbo(model, ids, trained_schedule(model), draws)
-    keep = counted(ids, corpus)
+    if not isinstance(model, CausalLM):
+        given = corpus.given if isinstance(corpus, PairCorpus) else None
+        return vector_nelbo(model, ids, trained_schedule(model), draws, keep=given)
+    keep = asked_for(ids, corpus)
     with evaluating(model):
         return torch.cat([(next_nll(model, part)*real).double().sum(1).cpu()
                           for part, real in zip(ids.split(128), keep.split(128))])
@@ -215,6 +232,6 @@ def train_model(
 def _measured(fitted, corpus, held):
     "What the card says about a fresh model"
     rows = corpus.test[:held]
-    per = text_cost(fitted.ema, rows, corpus).sum().item()/counted(rows, corpus).sum().item()
+    per = text_cost(fitted.ema, rows, corpus).sum().item()/asked_for(rows, corpus).sum().item()
     exact = '' if isinstance(fitted.ema, CausalLM) else '≤ '
     return {f'{len(rows)} held-out rows': f'{exact}{per:.3f} nats per token'}

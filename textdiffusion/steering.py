@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['TASKS', 'KNOBS', 'SCALE', 'MOST', 'wishes', 'together', 'asked', 'main_way', 'CountedGradients', 'known_words',
            'ends_wish', 'steps_of', 'ways_of', 'texts_of', 'share_right', 'worth', 'unguided_rows', 'alike',
-           'most_typical']
+           'most_alike', 'most_typical']
 
 # %% ../nbs/lib/85_steering.ipynb #050e3c7c
 import math
@@ -191,6 +191,12 @@ def alike(
     bleu, said, n = BLEU(tokenize='none', effective_order=True), [' '.join(words) for words in texts], len(texts)
     return np.array([[bleu.sentence_score(said[x], [said[y]]).score if x != y else 0. for x in range(n)]
                      for y in range(n)])
+
+def most_alike(
+    texts:list, # n of words, n >= 2
+) -> int:       # which
+    "The text most like the others: minimum Bayes risk under BLEU, as Diffusion-LM chooses among candidates"
+    return int(alike(texts).sum(1).argmax())
 
 def most_typical(
     near:np.ndarray, # of `alike`
