@@ -14,6 +14,7 @@ from typing import Callable, Iterator
 import torch
 from torch import Tensor, nn
 from .arguments import called, check_count, check_device, check_function, check_number
+from .processes import keep_memory
 from .progress import stage
 from textdiffusion.schedules import (MASK_SCHEDULES, SCHEDULES, check_same_schedule, check_schedule, grid, posterior,
     rescale)
@@ -123,6 +124,7 @@ def evaluating(
 ) -> Iterator[None]: # for a `with` block
     "Eval mode and no gradients inside; each submodule's own mode is restored after, also after an error"
     check_device(model)
+    keep_memory()
     modes = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
     for m in modes: m.training = False
     try:
