@@ -295,7 +295,7 @@ def facts(record) -> Facts: # by name
 
 # %% ../nbs/08c_source_to_target.ipynb #srctgt28
 # what is told: who, which of its texts, which measure
-_NAMED = """masked_one_bleu masked_typical_bleu masked_likely_bleu continuous_one_bleu continuous_typical_bleu
+_NAMED = """masked_one_bleu masked_likely_bleu continuous_one_bleu continuous_typical_bleu
 autoregressive_one_bleu autoregressive_typical_bleu autoregressive_likely_bleu nearest_bleu another_bleu person_bleu
 masked_one_covered autoregressive_likely_covered person_covered another_covered masked_one_teacher_nll
 continuous_one_teacher_nll autoregressive_likely_teacher_nll person_teacher_nll masked_one_right masked_typical_right
