@@ -138,3 +138,14 @@ def test_a_source_without_room_and_unknown_names_are_one_sentence():
     with pytest.raises(ValueError, match='choose from'): load_pairs('no such thing')
     with pytest.raises(ValueError, match='meaning representation'): slots_of('The Mill is a pub')
     assert isinstance(LANGUAGE.to('cpu'), PairCorpus)
+
+def test_the_masked_recipe_never_hides_a_source():
+    corpus, seen = LANGUAGE, []
+    class Watcher(torch.nn.Module):
+        def forward(self, z, t=None):
+            seen.append(z)
+            return torch.zeros(*z.shape, corpus.vocab_size, requires_grad=True)
+    ids = corpus.train[:32]
+    RECIPES['masked'].loss(corpus)(Watcher(), ids)
+    given = corpus.given(ids)
+    assert torch.equal(seen[0][given], ids[given]) and (seen[0][~given] == corpus.mask_id).any() and given.sum(1).min() > 2
