@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['gapped', 'length_nll', 'infill', 'inserted', 'with_blanks', 'without_blanks', 'open_gap', 'infill_blanks',
-           'infill_vectors']
+           'infill_vectors', 'fill_vectors']
 
 # %% ../nbs/lib/56_infilling.ipynb #729f5a31
 from collections.abc import Callable
@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from .arguments import check_count, check_mask_id, check_tokens
 from .decoding_rules import best, chance, leftmost, padded, sampler_nll
-from .guiding import clean_words
-from .sampling import evaluating, sample
+from .guiding import clean_words, with_given
+from .sampling import draw, evaluating, sample
 from .unmasking import categorical, check_masked, to_device_of, unmask
 
 # %% ../nbs/lib/56_infilling.ipynb #2f058de4
@@ -162,3 +162,23 @@ def infill_vectors(
     ids = row.to(emb.device).expand(n, -1).masked_fill(~given, pad_id)
     own, _ = sample(denoiser, (*ids.shape, emb.shape[1]), alpha_bar, steps, project=hold(emb, ids, given), **how)
     return without_blanks(own.where(~given, ids), pad_id), ((own == ids) | ~given).all(1)
+
+# %% ../nbs/lib/56_infilling.ipynb #heldrow2
+def fill_vectors(
+    denoiser:Callable,  # a Gaussian one with a table `emb`, trained with `keep` where tokens are given
+    z:Tensor,           # (n,L) tokens, the mask where one is wanted
+    mask_id:int,        # the mask
+    alpha_bar:Callable, # the schedule
+    steps:int,          # calls
+    generator:torch.Generator|None=None, # of every draw
+    **how,              # of `sample`: step, times, round_fn
+) -> Tensor:            # (n,L)
+    "Fill the masks with a continuous model; what is given stands there clean from the first call on"
+    check_tokens(z); check_mask_id(mask_id)
+    emb = denoiser.emb.detach()
+    z = z.to(emb.device)
+    given = z != mask_id
+    ids, shape = z.where(given, 0), (*z.shape, emb.shape[1])
+    hold = clean_words(emb, ids, given)
+    return sample(denoiser, shape, alpha_bar, steps, x_T=hold(draw(shape, generator, emb.device), None), project=hold,
+                  decode=with_given(ids, given), generator=generator, **how)[0]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['behind', 'behind_end', 'counted', 'is_word', 'word_rows', 'form_scores', 'exact_nll', 'unseen', 'oracle_scores',
-           'unigram_entropy', 'distinct', 'self_bleu', 'roll_hash', 'longest_copy', 'diversity', 'novelty',
+           'unigram_entropy', 'distinct', 'bleu', 'self_bleu', 'roll_hash', 'longest_copy', 'diversity', 'novelty',
            'letters_begun', 'characters', 'nll_rates', 'listed_scores']
 
 # %% ../nbs/lib/60_metrics.ipynb #38b2a27b
@@ -123,6 +123,19 @@ def distinct(
     return len(set(grams)) / max(len(grams), 1)
 
 # %% ../nbs/lib/60_metrics.ipynb #6e0ac7ae
+def bleu(
+    texts:list[str],            # words, a space between them
+    references:list[list[str]], # of each text, at least one
+) -> float:                     # in [0,100]
+    "Corpus BLEU-4, a text against all of its references; words are taken as they stand [Papineni et al. 2002]"
+    from sacrebleu.metrics import BLEU
+    if not texts or len(texts) != len(references) or not all(references):
+        raise ValueError(f'{len(texts)} texts need as many lists of references, at least one and none empty, got '
+                         f'{len(references)}')
+    most = max(map(len, references))
+    streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
+    return BLEU(tokenize='none').corpus_score(texts, streams).score
+
 def self_bleu(
     rows:list[list[int]], # token ids of each sentence
     k:int=64,             # rows that are compared with each other

@@ -134,7 +134,7 @@ CHECKS = dict(corpus=corpus_name, schedule=schedule_name, data_dir=existing_fold
     gaps=_size, fills=_size, blanks=whole(2, 1000), targets=whole(1, 10_000), drafts=_size, reader_steps=_steps,
     calls=whole(1, 2000), more_calls=whole(1, 2000), steps=_steps, pretrain_steps=_steps, teacher_steps=_steps,
     lm_steps=_steps, pass_steps=_steps, piece_steps=_steps, few=_steps, orders=whole(1, 10_000),
-    student_steps=_steps, pairs=_size,
+    student_steps=_steps, pairs=_size, sources=whole(2, 10_000), candidates=whole(2, 100),
     judge_texts=whole(1, 1_000_000), judge_epochs=whole(1, 1000), held=_size,
     patience=whole(1, 1_000_000), prefix_length=_never_or, widths=whole(1, 4096), embed_dim=whole(1, 4096),
     emb_dim=whole(1, 4096), d_model=whole(1, 16_384), n_layers=whole(1, 256), n_heads=whole(1, 256),

@@ -22,8 +22,9 @@ from .generating import inform
 from .metrics import counted
 from .models import (CausalConfig, CausalLM, GaussianConfig, GaussianDenoiser, MaskedConfig,
                                   MaskedDenoiser)
-from .objectives import masked_bound, objective, stratified_t, token_ce, token_nll
+from .objectives import kept, masked_bound, objective, stratified_t, token_ce, token_nll
 from .optimizers import muon_adamw
+from .pairs import PairCorpus
 from .sampling import evaluating, trained_schedule
 from .saved import check_target, save_model
 from .schedules import add_noise, grid, log_snr, mask_linear, rescale, sqrt
@@ -36,8 +37,9 @@ NOISE = rescale(sqrt, 2.) # of the continuous kind
 
 def first_kept(
     corpus, # Corpus
-) -> Tensor|None: # (L,) bool; None on running text
-    "The begin of a sentence, which is never masked"
+) -> Tensor|Callable|None: # (L,) bool, or rows -> (B,L) bool where a source is given; None on running text
+    "What is never masked: the begin of a sentence, a source"
+    if isinstance(corpus, PairCorpus): return corpus.given
     return None if corpus.eos_id is None else torch.arange(corpus.seq_len) == 0
 
 def causal_loss(
@@ -45,7 +47,7 @@ def causal_loss(
 ) -> Callable: # loss_fn(model, ids), as `fit` takes it
     "The cost of the next token, over what counts"
     def loss_fn(model, ids):
-        real = corpus.real(ids)
+        real = corpus.real(ids) & ~kept(first_kept(corpus), ids)
         return dict(loss=next_nll(model, ids)[real].mean(), weight=real.sum())
     return loss_fn
 
@@ -62,6 +64,10 @@ def _continuous(corpus, **sizes):
     how = dict(emb_dim=16, head='mean_embedding', normalise_emb=True, self_condition=True)
     return GaussianDenoiser(GaussianConfig(vocab_size=corpus.vocab_size, **how, **sizes))
 
+def _vectors_loss(corpus):
+    keep = corpus.given if isinstance(corpus, PairCorpus) else None
+    return objective({token_ce: 1.}, p_self=.5, alpha_bar=NOISE, draw_t=stratified_t, keep=keep)
+
 class Recipe(NamedTuple):
     "What distinguishes one kind of model from another"
     model:Callable      # (corpus, **sizes) -> untrained
@@ -74,8 +80,7 @@ class Recipe(NamedTuple):
 RECIPES = dict(
     masked=Recipe(_masked, lambda corpus: masked_bound(corpus.mask_id, keep=first_kept(corpus)), 'masked_bound',
                   mask_linear, 6e-3, 5/3),
-    continuous=Recipe(_continuous, lambda corpus: objective({token_ce: 1.}, p_self=.5, alpha_bar=NOISE,
-                                                            draw_t=stratified_t), 'token_ce', NOISE, 3e-3, 4/3),
+    continuous=Recipe(_continuous, _vectors_loss, 'token_ce', NOISE, 3e-3, 4/3),
     autoregressive=Recipe(_causal, causal_loss, 'next_token', None, 3e-3, 4/3))
 
 # %% ../nbs/lib/78_recipes.ipynb #02e1905e
