@@ -225,7 +225,7 @@ PRESETS = dict(
 DRIFT = dict(tol=dict(bleu=8., covered=.2, right=.2, teacher_nll=.6), by=('arm', 'way', 'seed'))
 
 # %% ../nbs/08c_source_to_target.ipynb #srctgt21
-def check(cfg) -> None:
+def check(cfg, corpus) -> None:
     "Refuse before training a corpus without tables"
     if cfg.corpus in PAIRS or str(cfg.corpus).endswith('.grammar'): return
     raise ValueError(f'corpus {cfg.corpus} has no tables of slots, and this entry is about them: choose from '
