@@ -218,7 +218,7 @@ PRESETS = dict(
                       batch_size=8),
     # a quarter of a core for half an hour: two blocks, a few hundred steps, sixty tables
     long=_cpu | dict(corpus='e2e', seeds=3, steps=800, teacher_steps=250, sources=60, candidates=10, n_layers=2,
-                     on=dict(e2e=_words)),
+                     on=dict(e2e=_words, restaurants=dict(steps=600))),
     gpu=_cpu | dict(corpus='e2e', seeds=3, steps=20_000, teacher_steps=2000, sources=630, candidates=10, calls=100,
                     d_model=256, n_layers=6, n_heads=8, batch_size=128))
 # four standard errors of 100 texts, and what another machine does to a trained model
