@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FIELDS', 'named_schedule', 'tokens_of', 'inform', 'layout', 'token_draw', 'ended', 'seen_vectors', 'generate',
-           'generate_masked', 'generate_vectors', 'generate_causal']
+           'generate_masked', 'generate_vectors', 'generate_causal', 'generate_like']
 
 # %% ../nbs/lib/76_generating.ipynb #7131c215
 from collections.abc import Callable
@@ -16,6 +16,7 @@ from transformers import (LogitsProcessorList, SuppressTokensLogitsProcessor, Te
                           TopPLogitsWarper)
 from .decoding_rules import padded
 from .guiding import noised_words
+from .lengths import by_length, drawn_lengths, shared_lengths
 from .metrics import behind
 from .models import (CausalLM, DiffusionLMConfig, DiffusionLMDenoiser, GaussianConfig, GaussianDenoiser,
                                   MaskedConfig, MaskedDenoiser)
@@ -102,9 +103,10 @@ def _given(config, input_ids):
 def layout(
     config,            # of a model after `inform`
     input_ids=None,    # (B,n) or (n,) tokens; None = nothing is given
+    seq_len:int|None=None, # L; None = the model's
 ) -> tuple[Tensor,int]: # (B,L) with the mask where text is wanted; how many tokens a result has at most
     "The window to be filled: a beginning and masks, or a text with gaps and its end"
-    ids, L, gaps = _given(config, input_ids), config.seq_len, config.mask_id
+    ids, L, gaps = _given(config, input_ids), seq_len or config.seq_len, config.mask_id
     filling = bool((ids == gaps).any())
     room = L - 2*filling*(not config.running) - (not config.running and not filling)
     if ids.shape[1] > room or (not filling and ids.shape[1] == room):
@@ -155,7 +157,7 @@ def ended(
     "Rows in which nothing but padding stands behind the first EOS; running text as it is"
     return ids if config.running else ids.masked_fill(behind(ids, config.eos_token_id), config.pad_token_id)
 
-def _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator):
+def _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator, window=None):
     "Lay out the window, let `write` fill it part by part, cut and pad what comes"
     config = model.config
     if not all(hasattr(config, name) for name in FIELDS):
@@ -163,12 +165,12 @@ def _generate(model, write, input_ids, attention_mask, num_return_sequences, max
                          'inform(model, corpus, alpha_bar) of textdiffusion.saved once, or use sample or unmask')
     if attention_mask is not None and not torch.as_tensor(attention_mask).all():
         raise ValueError('attention_mask hides tokens: call generate once for every length')
-    longest = 1 if max_length is None else max_length
+    longest, places = 1 if max_length is None else max_length, config.seq_len if window is None else window
     for name, value, most in (('num_return_sequences', num_return_sequences, 10**6),
-                              ('max_length', longest, config.seq_len)):
+                              ('max_length', longest, config.seq_len), ('window', places, config.seq_len)):
         if type(value) is not int or not 1 <= value <= most:
             raise ValueError(f'{name} must be a whole number from 1 to {most:,}, got {value!r}')
-    z, longest = layout(config, input_ids)
+    z, longest = layout(config, input_ids, places)
     chance, device = _chance(seed, generator), next(model.parameters()).device
     with evaluating(model):
         parts = z.repeat_interleave(num_return_sequences, 0).split(64)
@@ -213,7 +215,8 @@ def generate_masked(
     *,
     num_return_sequences:int=1, # texts for every row of input_ids
     max_length:int|None=None,   # tokens of a result, at most L
-    steps:int|None=None,        # calls of the denoiser; None = L
+    window:int|None=None,       # places that are computed, begin and end included, for a text of known length; None = L
+    steps:int|None=None,        # calls of the denoiser; None = one per place
     temperature:float=1.,       # of every draw
     top_k:int|None=None,        # only the k most likely tokens are drawn
     top_p:float|None=None,      # only the most likely tokens with this probability together
@@ -228,9 +231,9 @@ def generate_masked(
         how = dict(settle=padded(c.eos_token_id, c.pad_token_id, c.mask_id)) | how
     def write(z, chance):
         choose = token_draw(temperature, top_k, top_p, _no_words(c, z))
-        return unmask(model, z, c.seq_len if steps is None else steps, c.mask_id, alpha_bar=alpha_bar, choose=choose,
+        return unmask(model, z, z.shape[1] if steps is None else steps, c.mask_id, alpha_bar=alpha_bar, choose=choose,
                       generator=chance, watch=watch, **how)[0]
-    return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator)
+    return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator, window)
 generate.register(MaskedDenoiser, generate_masked)
 
 # %% ../nbs/lib/76_generating.ipynb #3b6046c1
@@ -241,6 +244,7 @@ def generate_vectors(
     *,
     num_return_sequences:int=1, # texts for every row of input_ids
     max_length:int|None=None,   # tokens of a result, at most L
+    window:int|None=None,       # places that are computed, begin and end included, for a text of known length; None = L
     steps:int=50,               # calls of the denoiser
     temperature:float=1.,       # must be 1
     seed:int|None=None,         # of all chance; the same seed gives the same text
@@ -262,7 +266,7 @@ def generate_vectors(
         told = how | seen_vectors(z, model.config.mask_id, watch, decode, steps, **how) if watch else how
         ids, _ = sample(model, (*z.shape, D), alpha_bar, steps, project=hold, decode=decode, generator=chance, **told)
         return torch.where(known, z, ids)
-    return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator)
+    return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator, window)
 for kind in (GaussianDenoiser, DiffusionLMDenoiser): generate.register(kind, generate_vectors)
 
 # %% ../nbs/lib/76_generating.ipynb #80d9b6b9
@@ -297,3 +301,20 @@ def generate_causal(
         return z.masked_fill(z == config.mask_id, config.pad_token_id)
     return _generate(model, write, input_ids, attention_mask, num_return_sequences, max_length, seed, generator)
 generate.register(CausalLM, generate_causal)
+
+# %% ../nbs/lib/76_generating.ipynb #likelen1
+def generate_like(
+    model:nn.Module, # masked or continuous, after `inform`, trained on batches that were cut
+    texts:Tensor,    # (N,L) token ids, such as `corpus.train`: chance rows of it say how long texts are
+    n:int=1,         # texts
+    rows:int=32,     # that share a window, as those of a batch did in training; 1 = each its own length exactly
+    seed:int|None=None, # of all chance
+    **how,           # of the model's `generate`: steps, pick, temperature
+) -> Tensor:         # (n,L) token ids, PAD behind the end
+    "Texts as long as those of a text, computed without the padding behind them"
+    if isinstance(model, CausalLM):
+        raise ValueError('an autoregressive model computes nothing behind the end of a text: call its generate')
+    chance, pad = _chance(seed, None), model.config.pad_token_id
+    lengths = shared_lengths(drawn_lengths(texts, pad, n, chance), rows)
+    def write(n, size): return model.generate(num_return_sequences=n, window=size, generator=chance, **how)
+    return by_length(write, lengths, pad, model.config.seq_len)
