@@ -90,8 +90,8 @@ def steps_at(
 # %% ../nbs/08d_anchor_control.ipynb #a2dc4cb5
 ANSWER = """**Too little to tell.** The report hopes that its anchor adds two to five points of control. At its weight,
 `λ = 0.1`, texts that have the tags asked for and are sentences change by {{report_tags}}, those with the content by
-{{report_content}}: three seeds cannot tell either from nothing. Ten times the weight ruins both,
-by {{strong_tags:bare}} and {{strong_content:bare}}."""
+{{report_content}}: three seeds cannot tell either from nothing. Ten times the weight ruins
+both in that recipe, {{strong_tags:bare}} and {{strong_content:bare}}."""
 
 # %% ../nbs/08d_anchor_control.ipynb #5d2e17b7
 _STEERED = dict(tags=dict(task='tags', way='steered'), content=dict(task='content', way='steered'))

@@ -266,10 +266,10 @@ def length_figure(record) -> object: # figure
     return fig
 
 # %% ../nbs/10c_padding.ipynb #67487641
-ANSWER = """**In equal time nothing that shows, if lengths are drawn first.** On batches of
-about one length, cut, a continuous network learns {{longer_c}} valid sentences; padded, in as many seconds,
-{{padded_c}} (masked: {{longer_m}} and {{padded_m}}). Writing is {{write_c}} as fast. But it takes its places for the
-length: at full length {{full_c}} are valid."""
+ANSWER = """**In equal time it gains, if lengths are drawn first.** On batches of about one length, cut, a continuous
+network learns {{longer_c}} valid sentences; padded, in as many seconds, {{padded_c}} (masked: {{longer_m}},
+{{padded_m}}). Writing is {{write_c}} as fast. But such networks take their places for the length: of `600` steps, at
+full length, {{full_c}} are valid."""
 _TOLD = dict( # fact, and `_c` or `_m` for the family -> arm, setting, column
     padded=('padded', 'full', 'valid'), padded_drawn=('padded', 'drawn', 'valid'), cut=('cut', 'full', 'valid'),
     full=('sorted', 'full', 'valid'), longer=('longer', 'drawn', 'valid'),

@@ -309,4 +309,4 @@ def _parted(name):
 ANSWER = """**The autoregressive twin begins to, the diffusion models not yet.** After `800` steps on E2E its
 likeliest words reach {{autoregressive_likely_bleu}}; a text for the nearest table in training {{nearest_bleu}}, a
 person {{person_bleu}}. The masked model gets to {{masked_likely_bleu}}, the continuous one to
-{{continuous_typical_bleu}}: below the text of any other table, {{another_bleu}}."""
+{{continuous_typical_bleu}}, each at its best: below the text of another table, {{another_bleu}}."""
