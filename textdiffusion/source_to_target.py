@@ -208,7 +208,7 @@ _words = dict(seq_len=60)
 PRESETS = dict(
     cpu=_cpu | dict(on=dict(e2e=_words)),
     smoke=_cpu | dict(steps=3, teacher_steps=3, sources=4, candidates=2, calls=3, d_model=32, n_layers=1, n_heads=1,
-                      batch_size=8),
+                      batch_size=8, on=dict(e2e=dict(seq_len=48))), # a source is longer than a smoke run's 16 words
     # a quarter of a core for half an hour: two blocks, a few hundred steps, sixty tables
     long=_cpu | dict(corpus='e2e', seeds=3, steps=800, teacher_steps=250, sources=60, candidates=10, n_layers=2,
                      on=dict(e2e=_words, restaurants=dict(steps=600))),
