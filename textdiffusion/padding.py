@@ -4,9 +4,8 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'BATCHES', 'PRESETS', 'DRIFT', 'check', 'WAYS', 'COLOURS', 'ANSWER', 'padded_batches', 'cut_batches',
-           'new_model', 'loss_of', 'batches_of', 'in_turn', 'step_rows', 'at', 'times_as_fast', 'steps_of', 'trained',
-           'places_of', 'writer', 'length_shares', 'measured_row', 'writing_rows', 'answer_figure', 'length_figure',
-           'gain', 'facts']
+           'loss_of', 'batches_of', 'in_turn', 'step_rows', 'at', 'times_as_fast', 'steps_of', 'trained', 'places_of',
+           'writer', 'length_shares', 'measured_row', 'writing_rows', 'answer_figure', 'length_figure', 'gain', 'facts']
 
 # %% ../nbs/10c_padding.ipynb #4de50885
 import time
@@ -17,11 +16,12 @@ import torch
 from torch import Tensor
 from .confidence_decoding import check as check_exact
 from .decoding_rules import padded
+from .distillation import new_model
 from .few_steps import worth
 from .lengths import by_length, drawn_lengths, per_text, pooled_batches, shared_lengths, trimmed
 from .optimizers import muon_adamw
 from .reading import UNITS, Belief, Fact, Facts, Unit, difference, fact, level
-from .recipes import NOISE, RECIPES, blocks
+from .recipes import NOISE, RECIPES
 from .sampling import sample
 
 # %% ../nbs/10c_padding.ipynb #4a6970ac
@@ -56,7 +56,8 @@ def cut_batches(
     pad_id:int, seed:int=0, # the padding
 ) -> Callable: # step -> ids, as `fit` takes it
     "The same rows, cut behind the longest"
-    return lambda step: trimmed(batch(step, rows, seed), pad_id)
+    whole = padded_batches(batch, rows, pad_id, seed)
+    return lambda step: trimmed(whole(step), pad_id)
 
 BATCHES = dict(padded=padded_batches, cut=cut_batches, sorted=pooled_batches, longer=pooled_batches)
 
@@ -78,14 +79,6 @@ DRIFT = dict(tol=dict(valid=.13, nll_minus_entropy=.9, new=.15), by=('arm', 'fam
 check = check_exact                     # refuses a corpus whose probabilities are not known
 
 # %% ../nbs/10c_padding.ipynb #92b0610e
-def new_model(
-    run, kind:str, # continuous or masked
-) -> torch.nn.Module: # untrained
-    "A network"
-    c = run.cfg
-    sizes = blocks(*(c.masked_width, c.masked_layers) if kind == 'masked' else (c.d_model, c.n_layers))
-    return RECIPES[kind].model(run.corpus, **sizes).to(run.device)
-
 def loss_of(
     run, kind:str, # continuous or masked
 ) -> Callable: # loss_fn

@@ -12,6 +12,7 @@ import platform
 import json
 import os
 from collections.abc import Callable
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -32,6 +33,7 @@ def cut(
     return ids.chunk(parts)
 
 # %% ../nbs/lib/37_processes.ipynb #keepmem1
+@cache
 def keep_memory() -> bool: # whether there was something to set: with glibc, the C library of most Linux systems
     "Keep what is freed in this process, up to 2 GB, for the next step [mallopt(3): M_MMAP_MAX, M_TRIM_THRESHOLD]"
     if platform.libc_ver()[0] != 'glibc': return False

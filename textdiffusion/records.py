@@ -31,7 +31,7 @@ from .checkout import (ENTRY_NAME, SCHEMA, Entry, checkout, entries, find_root, 
                                     read_record, settings)
 from .presets import is_empty, settle
 from .progress import BOARD, duration, expect, launched, part, stage, whole_run
-from .side_by_side import at_once, side_by_side
+from .forks import at_once, in_forks
 from .weights import digest, public_weights
 from .whole_files import existing, write_whole
 
@@ -144,7 +144,7 @@ def _in_turn(waiting, of):
 def _at_once(waiting, pieces, n):
     "name -> value of pieces that are computed n at a time; how soon one ends after another says what is left"
     found, line = {}, f'{min(n, len(waiting))} arms at once, done'
-    with stage(line, total=len(waiting)) as bar, closing(side_by_side(waiting, n)) as coming:
+    with stage(line, total=len(waiting)) as bar, closing(in_forks(waiting, n)) as coming:
         for _ in waiting:
             with part(len(waiting), len(pieces)): done = next(coming)
             found[done.name] = done.value

@@ -50,11 +50,11 @@ def test_arms_at_once_are_the_arms_one_after_the_other(tmp_path):
 
 STORY = '''
 import os, sys, time
-from textdiffusion.side_by_side import side_by_side
+from textdiffusion.forks import in_forks
 def slow(k):
     open(f'{sys.argv[1]}/{k}.{os.getpid()}', 'w').close()
     time.sleep(300)
-list(side_by_side({str(k): lambda k=k: slow(k) for k in range(2)}, 2))
+list(in_forks({str(k): lambda k=k: slow(k) for k in range(2)}, 2))
 '''
 
 def alive(pid):
