@@ -86,7 +86,7 @@ def reader_of(
     cfg, corpus = run.cfg, run.corpus
     kinds, texts = kinds_of(corpus.grammar), [text.split() for text in corpus.text['train'][:cfg.read]]
     known = label_rows(corpus.grammar, texts, kinds, corpus.seq_len)
-    loss = reading_loss(corpus.train[:cfg.read], type(known)(*(part.to(run.device) for part in known)), alpha_bar)
+    loss = reading_loss(corpus.train[:cfg.read], known.to(run.device), alpha_bar)
     def rows(step):
         g = torch.Generator().manual_seed(1_000_003*(seed + 1) + step)
         return torch.randint(len(texts), (cfg.batch_size,), generator=g).to(run.device)

@@ -187,7 +187,7 @@ def trained_reader(
     corpus, cfg, ids = run.corpus, run.cfg, run.corpus.train[:run.cfg.read]
     known = label_rows(corpus.grammar, corpus.words(ids), kinds := kinds_of(corpus.grammar), corpus.seq_len)
     reader = Reader(plain.table.weight, kinds, cfg.d_model, max(1, cfg.n_layers//2), cfg.n_heads).to(run.device)
-    loss_fn = masked_reading_loss(ids, type(known)(*(x.to(run.device) for x in known)), corpus.mask_id)
+    loss_fn = masked_reading_loss(ids, known.to(run.device), corpus.mask_id)
     return fit(reader, loss_fn, lambda step: epoch_rows(len(ids), step, cfg.batch_size, seed).to(run.device),
                cfg.reader_steps, optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr), seed=seed,
                save_every=100, folder=run.folder_of(f'reader-{seed}'), name=f'reader, seed {seed}')

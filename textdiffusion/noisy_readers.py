@@ -29,11 +29,18 @@ class Kinds(NamedTuple):
     slots:dict  # slot -> values; class 0 of each slot is that it is not mentioned
     labels:list # of constituents
 
+# %% ../nbs/lib/42_noisy_readers.ipynb #labelsto
 class Labels(NamedTuple):
     "What is true of N texts, as numbers"
     tags:Tensor  # (N,L) int64, places in Kinds.tags
     slots:Tensor # (N,S) int64, 0 where a slot is not mentioned, else 1 + the place of its value
     spans:Tensor # (N,M,3) int64: label, first and last place, BOS counted; -1 where there are no more
+
+    def to(self,
+        device:torch.device|str, # where they are wanted
+    ): # Labels
+        "The same there"
+        return Labels(*(part.to(device) for part in self))
 
 def kinds_of(
     grammar:Grammar, # an oracle language
