@@ -32,7 +32,7 @@ def ratio(model, loss_fn, corpus, pairs, batch=64):
         m, opts, how = sides[name]
         ids = corpus.batch(step, batch)
         with how():
-            training.reseed(0, step, 0)
+            training.reseed(0, step)
             begun = time.process_time()
             training.train_step(m, loss_fn, training.check_batch(ids, m, step, False), opts, 1.)
             return time.process_time() - begun

@@ -155,10 +155,12 @@ def draw(
     state, out = torch.zeros(n, dtype=torch.long), torch.empty(n, self.max_len, dtype=torch.long)
     said = torch.where(self.symbol == len(self.words), -1, self.symbol)
     for i in range(self.max_len):
-        u = torch.rand(n, dtype=torch.float64, generator=generator)
-        arc = torch.searchsorted(self.upper, state + u, right=True)
-        arc = arc.clamp(self.first[state], self.last[state]) # rounding must not lead into another state's interval
-        out[:, i], state = said[arc], self.target[arc]
+        u = torch.rand(n, dtype=torch.float64, generator=generator).add_(state)
+        for part, at, word in zip(u.split(50_000), state.split(50_000), out[:, i].split(50_000)):
+            arc = torch.searchsorted(self.upper, part, right=True)
+            arc.clamp_(self.first[at], self.last[at]) # rounding must not lead into another state's interval
+            word.copy_(said[arc])
+            at.copy_(self.target[arc])
     return out
 Grammar.draw = draw
 
