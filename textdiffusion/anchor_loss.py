@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'ANSWER', 'report_anchor', 'stopped_anchor', 'Arm', 'arms_of', 'network', 'trained',
-           'new_model', 'train_arm', 'draw_text', 'facts', 'answer_figure']
+           'new_model', 'train_arm', 'sizes_of', 'draw_text', 'draw_texts', 'facts', 'answer_figure']
 
 # %% ../nbs/05_anchor_loss.ipynb #893e5455
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from typing import Callable
 import torch
 from torch import Tensor, nn
 
+from .lengths import by_length, drawn_lengths, per_text, pooled_batches
 from .models import GaussianConfig, GaussianDenoiser
 from .objectives import Draw, diffusion_lm, objective, prior, stratified_t, t0_mse, token_ce, x0_mse
 from .plotting import arm_bars
@@ -84,16 +85,17 @@ def arms_of(
 
 # %% ../nbs/05_anchor_loss.ipynb #00b1a77e
 _cpu = dict(corpus='restaurants', seeds=1, arms=['baseline', 'best'], steps=1000, lam=.1, schedule='sqrt', factor=2.,
-            calls=50, samples=512, seq_len=None, emb_dim=16, d_model=128, n_layers=3, n_heads=4, batch_size=64,
-            lr=3e-3, muon_lr=4e-3, teacher_steps=600, on={'e2e': dict(steps=900, seq_len=40)})
+            calls=50, samples=512, seq_len=None, emb_dim=16, d_model=128, n_layers=3, n_heads=4, batch_size=32,
+            pool=16, lr=6e-3, muon_lr=1e-2, teacher_steps=600, on={'e2e': dict(steps=1500, seq_len=40)})
+_whole = dict(pool=0, batch_size=64, lr=3e-3, muon_lr=4e-3)      # every text at all places
 _tiny = dict(steps=10, calls=3, samples=48, d_model=32, n_layers=1, n_heads=2, batch_size=16, teacher_steps=10, on={})
 _all, _real = list(arms_of()), dict(arms=['baseline', 'report', 'best'], steps=1500, seq_len=40)
 _on = {'e2e': _real, 'restaurants-large': dict(arms=['baseline', 'best'])}
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | _tiny | dict(arms=_all),
-    long=_cpu | dict(arms=_all, seeds=3, on=_on),
-    gpu=_cpu | dict(arms=_all, seeds=3, steps=1500, calls=100, d_model=256, n_layers=4,
+    long=_cpu | _whole | dict(arms=_all, seeds=3, on=_on),
+    gpu=_cpu | _whole | dict(arms=_all, seeds=3, steps=1500, calls=100, d_model=256, n_layers=4,
                     on=_on | {'e2e': _real | dict(seq_len=64)}))
 # three standard errors of 512 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(valid=.06, nll_minus_entropy=.5, new=.08, teacher_nll=.3), by=('arm', 'clamp', 'seed'))
@@ -104,11 +106,16 @@ def network(run, arm) -> GaussianDenoiser: # untrained
     sizes = {k: getattr(run.cfg, k) for k in ('emb_dim', 'd_model', 'n_layers', 'n_heads')}
     return GaussianDenoiser(GaussianConfig(vocab_size=run.corpus.vocab_size, **sizes, **arm.fields)).to(run.device)
 
-def trained(run, arm, name, seed) -> Fit: # its checkpoints carry the name
+def trained(
+    run, arm, name, seed, # its checkpoints carry the name
+    pool:int=0, # batches that are sorted by length together, each cut to its texts; 0 = none
+) -> Fit: # its `ema` is the averaged network
     "Train the network of an arm with one seed"
-    cfg = run.cfg
+    cfg, c, loss_fn = run.cfg, run.corpus, per_text(arm.loss_fn, run.corpus.seq_len) if pool else arm.loss_fn
+    def whole(step): return c.batch(step, cfg.batch_size, seed)
+    batches = pooled_batches(c.batch, cfg.batch_size, c.pad_id, pool, seed) if pool else whole
     torch.manual_seed(seed)
-    return fit(network(run, arm), arm.loss_fn, lambda step: run.corpus.batch(step, cfg.batch_size, seed), cfg.steps,
+    return fit(network(run, arm), loss_fn, batches, cfg.steps,
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr), seed=seed, save_every=100,
                folder=run.folder_of(f'{name}-{seed}'), name=f'{name}, seed {seed}')
 
@@ -119,21 +126,40 @@ def new_model(run, name) -> tuple[GaussianDenoiser, Arm]: # untrained, and the a
     return network(run, _arm(run, name)), _arm(run, name)
 def train_arm(run, name, seed) -> tuple: # its Fit and its Arm
     "Train one arm with one seed, by name"
-    return trained(run, _arm(run, name), name, seed), _arm(run, name)
+    return trained(run, _arm(run, name), name, seed, run.cfg.pool), _arm(run, name)
+
+def sizes_of(
+    run, seed, # of the draw
+) -> Tensor: # (samples,) int64
+    "At how many places each text is written: all, or drawn where batches are cut to their texts"
+    c, n = run.corpus, run.cfg.samples
+    if not run.cfg.pool: return torch.full((n,), c.seq_len)
+    return drawn_lengths(c.train, c.pad_id, n, torch.Generator().manual_seed(seed))
 
 # %% ../nbs/05_anchor_loss.ipynb #a5cef188
 def draw_text(
     run, model, arm, seed,
     n=None,        # sentences; None = as the run has it
+    size=None,     # places; None = the window
     calls=None,    # of the denoiser; None = as the run has it
     rounding=None, # of predictions, such as `clamp(emb)`
     **how,         # step, trace_every: as `sample` takes them
 ) -> tuple:        # ids (n,L) and the trace
     "Sentences from pure noise, the same noise for the same seed however predictions are rounded"
-    shape = (n or run.cfg.samples, run.corpus.seq_len, run.cfg.emb_dim)
+    shape = (n or run.cfg.samples, size or run.corpus.seq_len, run.cfg.emb_dim)
     return sample(model, shape, arm.alpha_bar, calls or run.cfg.calls, round_fn=rounding, device=run.device,
                   self_condition=arm.fields.get('self_condition', False),
                   generator=torch.Generator().manual_seed(seed), **how)
+
+
+# %% ../nbs/05_anchor_loss.ipynb #drawsize
+def draw_texts(
+    run, model, arm, seed, sizes, # as `sizes_of` gives them
+    **how, # as `draw_text` takes it
+) -> Tensor: # (n,L)
+    "Sentences from pure noise, each at its own number of places"
+    def write(n, size): return draw_text(run, model, arm, 1000*seed + size, n, size, **how)[0]
+    return by_length(write, sizes, run.corpus.pad_id, run.corpus.seq_len)
 
 def _clamp_effect(free, clamped, real):
     "Shares of the tokens (B,L) and of the texts that clamping changes, at the positions of `real` (B,L) bool"

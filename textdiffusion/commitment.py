@@ -77,7 +77,7 @@ def over_noise(
 
 # %% ../nbs/05c_commitment.ipynb #2ef031ea
 _large = {'restaurants-large': dict(arms=['baseline', 'best'], exact=128, more_calls=[20])}
-PRESETS = {name: preset | dict(more_calls=[20], exact=512, on=_large) for name, preset in TRAINING.items()}
+PRESETS = {name: preset | dict(more_calls=[20], exact=512, pool=0, on=_large) for name, preset in TRAINING.items()}
 PRESETS['smoke'] |= dict(arms=['baseline', 'report-strong', 'gao', 'best'], more_calls=[2], exact=16, on={})
 PRESETS['long'] |= dict(more_calls=[20, 100, 1000])
 DRIFT = dict(tol=dict(valid=.06, nll_minus_entropy=.5, new=.08, teacher_nll=.3), by=('arm', 'clamp', 'seed'))
