@@ -18,6 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 from x_transformers import Encoder, NonAutoregressiveWrapper, TransformerWrapper
 
+torch.set_num_threads(1)
 L, V, MASK, STEPS = 16, 11, 10, 150
 text = torch.arange(L).remainder(8)                     # one sentence, 0 to 7 twice
 
