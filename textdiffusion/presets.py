@@ -140,7 +140,7 @@ CHECKS = dict(corpus=corpus_name, schedule=schedule_name, data_dir=existing_fold
     emb_dim=whole(1, 4096), d_model=whole(1, 16_384), n_layers=whole(1, 256), n_heads=whole(1, 256),
     lr=_rate, muon_lr=_rate, table_lr=_rate, lam=number(0, 1e4), rounding_weight=number(0, 1e4),
     factor=number(1e-3, 1e3), temperature=number(1e-2, 100), column=words, prompt=words,
-    constant_c=number(0, 1e3, open_low=True), bf16=yes_or_no,
+    constant_c=number(0, 1e3, open_low=True), share=number(0, 100, open_low=True), bf16=yes_or_no,
     use_learned_embeddings=yes_or_no, init_from_pretrained=yes_or_no)
 
 # %% ../nbs/lib/80_presets.ipynb #728d9e0a
