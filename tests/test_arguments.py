@@ -437,3 +437,7 @@ def test_there_are_many_kinds_and_three_hundred_cases(capsys):
     counts = Counter(kind for kind, *_ in ALL)
     with capsys.disabled(): print('', *(f'{n:4} {kind}' for kind, n in counts.most_common()), sep='\n')
     assert len(counts) >= 15 and sum(counts.values()) >= 300
+
+def test_text_that_no_program_misreads_twice_is_refused_before_a_kernel():
+    from textdiffusion.garbling import never_misread
+    assert never_misread(['dash — and ” mark', 'Café £5']) == '—”' and never_misread(['Café £5']) == ''

@@ -84,10 +84,10 @@ def arms_of(
     return arms | dict(best=Arm(dict(head='mean_embedding', normalise_emb=True, self_condition=True), best, harder, 0.))
 
 # %% ../nbs/05_anchor_loss.ipynb #00b1a77e
-_cpu = dict(corpus='restaurants', seeds=1, arms=['baseline', 'best'], steps=1000, lam=.1, schedule='sqrt', factor=2.,
-            calls=50, samples=512, seq_len=None, emb_dim=16, d_model=128, n_layers=3, n_heads=4, batch_size=32,
-            pool=16, lr=6e-3, muon_lr=1e-2, teacher_steps=600, on={'e2e': dict(steps=1500, seq_len=40)})
-_whole = dict(pool=0, batch_size=64, lr=3e-3, muon_lr=4e-3)      # every text at all places
+_cpu = dict(corpus='restaurants', seeds=1, arms=['baseline', 'best'], steps=800, lam=.1, schedule='sqrt', factor=2.,
+            calls=50, samples=512, seq_len=None, emb_dim=16, d_model=128, n_layers=3, n_heads=4, batch_size=64,
+            pool=16, lr=3e-3, muon_lr=4e-3, teacher_steps=600, on={'e2e': dict(steps=900, seq_len=40)})
+_whole = dict(pool=0, steps=1000)      # every text at all places
 _tiny = dict(steps=10, calls=3, samples=48, d_model=32, n_layers=1, n_heads=2, batch_size=16, teacher_steps=10, on={})
 _all, _real = list(arms_of()), dict(arms=['baseline', 'report', 'best'], steps=1500, seq_len=40)
 _on = {'e2e': _real, 'restaurants-large': dict(arms=['baseline', 'best'])}

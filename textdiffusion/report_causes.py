@@ -8,6 +8,7 @@ __all__ = ['ARMS', 'PRESETS', 'DRIFT', 'REPORT', 'BELIEFS', 'ANSWER', 'error_by_
 # %% ../nbs/05b_report_causes.ipynb #ab375286
 import torch
 
+from .garbling import never_misread
 from .plotting import panels
 from .reading import Belief, Facts, Unit, fact, level
 from .schedules import add_noise
@@ -127,12 +128,13 @@ def _marks(record) -> Facts:
 
 # %% ../nbs/05b_report_causes.ipynb #be44e705
 def check(cfg, corpus):
-    "Refuse a plan that is no longer than the short one, and running text"
+    "Refuse a plan that is no longer than the short one, running text, and text that cannot be garbled"
     if cfg.few >= cfg.steps:
         raise ValueError(f'few must be smaller than steps, got few={cfg.few} and steps={cfg.steps}')
-    if corpus.eos_id is None:
-        raise ValueError(f'this entry needs a corpus of sentences, and {corpus.name} is running text; '
-                         'choose restaurants, restaurants-large, e2e, rotten_tomatoes or a .grammar file of your own')
+    odd = never_misread(text for texts in corpus.text.values() for text in texts)
+    why = 'is running text' if corpus.eos_id is None else f'holds {odd}, never misread twice as cp1252' if odd else ''
+    if why: raise ValueError(f'this entry needs sentences that can be garbled, and {corpus.name} {why}: '
+                             'choose restaurants, restaurants-large, e2e or a .grammar file of your own')
 
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
