@@ -13,7 +13,7 @@ from textdiffusion.pairs import load_pairs
 from textdiffusion.recipes import NOISE, RECIPES
 from textdiffusion.released_targets import (FILES, LENGTHS, UPOS, agreement, fitting, load_tagger, read_targets,
                                             released, target_file)
-from textdiffusion.text_wishes import (all_wishes, best_of, content_wishes, gap_wishes, length_wishes, says, short_rows,
+from textdiffusion.text_wishes import (all_wishes, best_of, content_wishes, length_wishes, says, short_rows,
                                        table_labels, tag_wishes, trained_reader, wish_corpus)
 
 SAID = dict(words_=['START', 'Zizzi', 'is', 'a', 'pub', '\n', 'END'])
@@ -89,13 +89,14 @@ def test_a_task_that_cannot_be_judged_is_refused(words, tasks):
 def test_tags_without_a_tagger_say_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'spacy', None)
     cfg = SimpleNamespace(corpus='e2e', tasks=['tags'], seq_len=28, data_dir=str(data_folder(tmp_path)))
-    with pytest.raises(RuntimeError, match=r"pip install 'textdiffusion\[pos\]'"): check(cfg, None)
+    with pytest.raises(RuntimeError, match=r'pip install -e "\.\[pos\]"'): check(cfg, None)
 
 @pytest.mark.skipif(not REAL_TEXT, reason='TEXTDIFFUSION_DATA names no folder with control_targets')
 def test_the_released_files_are_what_is_said_of_them():
     found = {task: read_targets(target_file(task), task) for task in FILES}
     assert [len(found[task]) for task in ('content', 'tags', 'spans')] == [79, 200, 200]
-    for (words, tags), (again, _) in zip(found['tags'], found['spans']): assert words == again and len(words) == len(tags)
+    for (words, tags), (again, _) in zip(found['tags'], found['spans']):
+        assert words == again and len(words) == len(tags)
     assert sum(slot == 'name' for slot, _ in found['content']) == 34
     assert len({span for _, span in found['spans']}) == 160
     assert {tag for _, tags in found['tags'] for tag in tags} <= set(UPOS)

