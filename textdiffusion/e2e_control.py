@@ -299,5 +299,5 @@ def facts(record) -> Facts: # by name
 
 ANSWER = """**To a form, yes; to a fact, half the time.** Steps as released give {{length_c_steps}} of the lengths,
 {{tags_c_steps}} of the tags and {{content_c_steps}} of the values; the best of as many drafts {{length_c_best}},
-{{tags_c_best}}, {{content_c_best}}. But in content an autoregressive model's drafts do as well,
-{{content_a_best}}; and the steps act as a temperature, wish or not."""
+{{tags_c_best}}, {{content_c_best}}. In content an autoregressive model's best drafts say as many,
+{{content_a_best}}; and the steps make text cheap, wish or not."""
