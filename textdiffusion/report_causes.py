@@ -131,10 +131,10 @@ def check(cfg, corpus):
     "Refuse a plan that is no longer than the short one, running text, and text that cannot be garbled"
     if cfg.few >= cfg.steps:
         raise ValueError(f'few must be smaller than steps, got few={cfg.few} and steps={cfg.steps}')
-    odd = never_misread(text for texts in corpus.text.values() for text in texts)
-    why = 'is running text' if corpus.eos_id is None else f'holds {odd}, never misread twice as cp1252' if odd else ''
-    if why: raise ValueError(f'this entry needs sentences that can be garbled, and {corpus.name} {why}: '
-                             'choose restaurants, restaurants-large, e2e or a .grammar file of your own')
+    odd = 'running text' if corpus.eos_id is None else never_misread(t for ts in corpus.text.values() for t in ts)
+    if odd:
+        raise ValueError('this entry needs a corpus of sentences in letters that cp1252 can misread twice, and '
+                         f'{corpus.name} has {odd}: choose restaurants, restaurants-large, e2e or a .grammar file of your own')
 
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
