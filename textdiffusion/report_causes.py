@@ -134,7 +134,7 @@ def check(cfg, corpus):
     odd = 'running text' if corpus.eos_id is None else never_misread(t for ts in corpus.text.values() for t in ts)
     if odd:
         raise ValueError('this entry needs a corpus of sentences in letters that cp1252 can misread twice, and '
-                         f'{corpus.name} has {odd}: choose restaurants, restaurants-large, e2e or your own .grammar file')
+                         f'{corpus.name} has {odd}: choose restaurants, restaurants-large, e2e or a .grammar file')
 
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it"
