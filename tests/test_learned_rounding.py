@@ -124,10 +124,9 @@ def test_a_width_that_the_heads_do_not_divide_is_refused():
 
 # the command ------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize('arm', ['frozen', 'no-head', 'source'])
-def test_an_arm_alone_runs_to_its_end(arm, tmp_path):
-    record = smoke_run(tmp_path, '04_learned_rounding', '-p', 'arms', arm)
-    assert {r['arm'] for r in record['rows']} >= {arm, 'real', '3-gram', 'language model'}
+def test_an_arm_alone_runs_to_its_end(tmp_path):
+    record = smoke_run(tmp_path, '04_learned_rounding', '-p', 'arms', 'frozen')                 # all others: test_arms
+    assert {r['arm'] for r in record['rows']} >= {'frozen', 'real', '3-gram', 'language model'}
 
 @needs_real_text
 def test_on_real_text(tmp_path):
