@@ -12,8 +12,14 @@ from textdiffusion.recipe import (ARMS, CONTINUOUS, LOOKS, MASKED, PRESETS, cros
 from textdiffusion.records import Run
 
 CORPUS = load_corpus('restaurants')
-RUN = Run(cfg=SimpleNamespace(**PRESETS['smoke']))
-RUN.__dict__.update(corpus=CORPUS, device=torch.device('cpu'))
+
+def run_at(kind=Run, **changed):
+    "A smoke run, changed here and there"
+    run = kind(cfg=SimpleNamespace(**PRESETS['smoke'] | changed))
+    run.__dict__.update(corpus=CORPUS, device=torch.device('cpu'))
+    return run
+
+RUN = run_at()
 
 def rows_of(arm, curve, ms, seed=0):
     return [dict(arm='step', setting=arm, seed=seed, ms=ms)] + [
@@ -45,16 +51,10 @@ def test_plans_and_looks():
 def test_training_to_a_look_and_on_is_training_at_once(tmp_path):
     class Here(Run):
         def folder_of(self, name): return tmp_path/name
-    run = Here(cfg=SimpleNamespace(**PRESETS['smoke'] | dict(share=.02)))
-    run.__dict__.update(corpus=CORPUS, device=torch.device('cpu'))
+    run = run_at(Here, share=.02)
     first, *_, last = looks_of(run, ARMS['both'])
     trained(run, 'both', 0, first)
-    assert trained(run, 'both', 0, last).weights_hash() == trained(RUN_AT(.02), 'both', 0, last).weights_hash()
-
-def RUN_AT(share):
-    run = Run(cfg=SimpleNamespace(**PRESETS['smoke'] | dict(share=share)))
-    run.__dict__.update(corpus=CORPUS, device=torch.device('cpu'))
-    return run
+    assert trained(run, 'both', 0, last).weights_hash() == trained(run_at(share=.02), 'both', 0, last).weights_hash()
 
 def test_networks_and_lengths():
     assert not network(RUN, ARMS['no-guess']).config.self_condition and network(RUN, ARMS['both']).config.self_condition
