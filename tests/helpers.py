@@ -1,6 +1,7 @@
 "What several test files share: the checkout, its commands, and what an executed notebook shows"
 import io
 import json
+import multiprocessing
 import os
 import random
 import re
@@ -8,8 +9,10 @@ import shutil
 import subprocess
 import sys
 import time
+import traceback
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -123,15 +126,41 @@ def checkout_at(folder, *entries):
             shutil.copy(ROOT/f'journal/{name}.json', folder/f'journal/{name}.json')
     return folder
 
-def smoke_run(tmp_path, entry, *args, **env):
-    "The record of a smoke run in a checkout of its own, with the pinned records of the entry"
-    copy = checkout_at(tmp_path, entry)
-    done = call('textdiffusion', 'run', entry, '--preset', 'smoke', *args, cwd=copy,
-                env=environment(PYTHONPATH=str(copy), **env))
-    assert done.returncode == 0, done.stderr[-2000:]
-    path, = copy.glob(f'.runs/{entry}-*/record.json')
-    assert path.with_name('page.ipynb').exists()
-    return json.loads(path.read_text(encoding='utf-8'))
+def _cells(entry, given, variables, said):
+    "Execute the cells of an entry; `said` gets the traceback of what stopped it, its record and all that it showed"
+    stopped, shell, shown = '', None, []
+    try:
+        from execnb.shell import CaptureShell
+        from papermill.iorw import load_notebook_node
+        from papermill.parameterize import parameterize_notebook
+        import torch
+        around = environment(MPLBACKEND='agg', **variables)
+        os.environ.clear(); os.environ.update(around)
+        os.chdir(ROOT/'nbs'); torch.set_num_threads(1)
+        shell = CaptureShell()
+        for cell in parameterize_notebook(load_notebook_node(f'{entry}.ipynb'), given).cells:
+            if cell.cell_type == 'code': shown.append(str(shell.run(cell.source)))
+            if shell.exc: raise shell.exc
+    except BaseException: stopped = traceback.format_exc()
+    said.send((stopped, shell and shell.user_ns.get('record'), ''.join(shown)))
+
+def executed(entry, variables={}, **given):
+    """What came of an entry with these variables of the environment and these parameters, without the command: why it
+    `stopped` ('' if it did not), its `record`, what it has `shown`. In a fork of this process, which has the libraries."""
+    fork = multiprocessing.get_context('fork')
+    mine, said = fork.Pipe(duplex=False)
+    child = fork.Process(target=_cells, args=(entry, given, variables, said))
+    child.start(); said.close()
+    late = 'no end after ten minutes', None, ''
+    stopped, record, shown = mine.recv() if mine.poll(600) else late
+    child.kill(); child.join()
+    return SimpleNamespace(stopped=stopped, record=record, shown=shown)
+
+def smoke_run(entry, variables={}, **given):
+    "The record of a smoke run that went well"
+    done = executed(entry, variables, preset='smoke', **given)
+    assert not done.stopped, done.stopped
+    return done.record
 
 def sentences(stderr):
     "The lines of stderr that are no progress, which a slow machine may show"
@@ -161,13 +190,6 @@ def failed_before_training(done, page, words):
     failed = [o for c in nb['cells'] for o in c.get('outputs', []) if o['output_type'] == 'error']
     assert done.returncode != 0 and failed[0]['ename'] == 'ValueError' and all(w in failed[0]['evalue'] for w in words)
     assert 'planned steps' not in outputs(page)
-
-def ended_untrained(done, root, words, training):
-    "A run ended with one sentence that holds the words, without `training`, as a progress bar says, or a record"
-    last = done.stderr.strip().splitlines()[-1]
-    assert done.returncode != 0 and last.startswith('textdiffusion: ') and all(w in last
-                                                                               for w in words), done.stderr[-2000:]
-    assert training not in done.stderr and not list(root.glob('.runs/*/record.json'))
 
 def made_on_saved_weights(record, folder, parameters):
     "A record of a run on a saved model says how large it is, and not where it was"

@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertForMaskedLM, GPT2Config, GPT2Model
 
-from helpers import call, checkout_at, ended_untrained, environment, made_on_saved_weights
+from helpers import made_on_saved_weights, refused_at_once, smoke_run
 from textdiffusion import unlocked_embeddings
 from textdiffusion.bart import (Infiller, bart_from_bert, bart_model, check_fit, infill, infilling, own_corpus,
                                 small_bart, stand_in, written)
@@ -27,11 +27,6 @@ ARMS = FROZEN | unlocked_embeddings.ARMS
 DATA = load_corpus('restaurants')
 SPECIAL = [DATA.pad_id, DATA.bos_id, DATA.eos_id]
 
-@pytest.fixture
-def copy(tmp_path):
-    "A checkout of its own, so that nothing here is touched"
-    return checkout_at(tmp_path/'checkout', '01_bart_x0')
-
 def tiny(seed=0, dropout=0.):
     torch.manual_seed(seed)
     bart = small_bart(DATA.tokenizer, DATA.seq_len, width=32, layers=1, heads=2)
@@ -47,38 +42,23 @@ def saved(tmp_path_factory):
     DATA.tokenizer.save_pretrained(folder)
     return folder
 
-def run(root, *options):
-    return call('textdiffusion', 'run', '01_bart_x0', '--preset', 'smoke', *options, cwd=root,
-                env=environment(PYTHONPATH=str(root)))
+# as a reader runs it --------------------------------------------------------------------------------------------------
 
-def the_record(root):
-    page, = root.glob('.runs/*/page.ipynb')
-    return json.loads(page.with_name('record.json').read_text(encoding='utf-8'))
-
-# the command ----------------------------------------------------------------------------------------------------------
-
-def test_a_saved_model_takes_the_place_of_the_stand_in(copy, saved):
-    done = run(copy, '-p', 'base_model', saved,
-               '-p', 'arms', 'encoder,unet', '-p', 'steps', '2', '-p', 'seq_len', str(DATA.seq_len))
-    assert done.returncode == 0, done.stderr[-2000:]
-    record = the_record(copy)
+def test_a_saved_model_takes_the_place_of_the_stand_in(saved):
+    record = smoke_run('01_bart_x0', base_model=str(saved), arms='encoder,unet', steps=2, seq_len=DATA.seq_len)
     made_on_saved_weights(record, saved, bart_model(str(saved)).num_parameters())
     assert [r['arm'] for r in record['rows']] == ['encoder', 'unet'] and len(record['paradox']) == 6
 
-# refusals -------------------------------------------------------------------------------------------------------------
+def refused(words, folder):
+    refused_at_once(['base_model', words], 'run', '01_bart_x0', '--preset', 'smoke', '-p', 'base_model', folder)
 
-def refused(root, words, *options):
-    "The command ends with one sentence that holds the words; nothing was trained"
-    ended_untrained(run(root, *options), root, words, 'seed 0')
+def test_a_wrong_path_is_refused(): refused('folder with a saved model', 'nowhere/at/all')
 
-def test_a_wrong_path_is_refused(copy):
-    refused(copy, ['base_model', 'folder with a saved model'], '-p', 'base_model', copy/'nowhere/at/all')
-
-def test_another_class_is_refused(copy, tmp_path):
-    GPT2Model(GPT2Config(vocab_size=99, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path/'gpt2')
-    DATA.tokenizer.save_pretrained(tmp_path/'gpt2')
-    with pytest.raises(ValueError, match='not a BART.*type gpt2'): bart_model(str(tmp_path/'gpt2'))
-    refused(copy, ['base_model', 'not a BART'], '-p', 'base_model', tmp_path/'gpt2')
+def test_another_class_is_refused(tmp_path):
+    GPT2Model(GPT2Config(vocab_size=99, n_embd=8, n_layer=1, n_head=2)).save_pretrained(tmp_path)
+    DATA.tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match='not a BART.*type gpt2'): bart_model(str(tmp_path))
+    refused('not a BART', tmp_path)
 
 @pytest.fixture(scope='module')
 def berts(tmp_path_factory):

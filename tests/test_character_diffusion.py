@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 import torch.nn.functional as F
-from helpers import ROOT, call, needs_real_text, obeyed, outputs, refused_at_once
+from helpers import needs_real_text, obeyed, refused_at_once, smoke_run
 from torch import nn
 
 from textdiffusion import character_diffusion, network_parts, tiny_diffusion_recipe
@@ -208,11 +208,9 @@ def test_a_long_text_goes_through_the_sampler():
 
 @pytest.mark.parametrize('name, arm', [('06b_character_diffusion', 'few-autoregressive'), ('06e_network_parts', 'fast'),
                                        ('06f_tiny_diffusion_recipe', 'pieces-short')])
-def test_one_arm_alone_runs_to_its_end(name, arm, tmp_path):
-    done = call('papermill', ROOT/f'nbs/{name}.ipynb', tmp_path/'out.ipynb', '-p', 'preset', 'smoke', '-p', 'arms', arm,
-                '--no-progress-bar', cwd=ROOT/'nbs')
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert 'preset smoke · corpus restaurants (source: oracle)' in outputs(tmp_path/'out.ipynb')
+def test_one_arm_alone_runs_to_its_end(name, arm):
+    record = smoke_run(name, arms=arm)
+    assert record['parameters']['arms'] == [arm] and record['corpus_info']['source'] == 'oracle'
 
 @pytest.mark.parametrize('given, said', [(['-p', 'arms', 'diffuson'], 'did you mean diffusion?'),
                                          (['-p', 'steps', '0'], 'steps must be a whole number'),

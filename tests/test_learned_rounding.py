@@ -124,18 +124,18 @@ def test_a_width_that_the_heads_do_not_divide_is_refused():
 
 # the command ------------------------------------------------------------------------------------------------------
 
-def test_an_arm_alone_runs_to_its_end(tmp_path):
-    record = smoke_run(tmp_path, '04_learned_rounding', '-p', 'arms', 'frozen')                 # all others: test_arms
+def test_an_arm_alone_runs_to_its_end():
+    record = smoke_run('04_learned_rounding', arms='frozen')                 # all others: test_arms
     assert {r['arm'] for r in record['rows']} >= {'frozen', 'real', '3-gram', 'language model'}
 
 @needs_real_text
-def test_on_real_text(tmp_path):
-    more = ('--corpus', 'tiny_shakespeare', '-p', 'arms', 'all')
-    record = smoke_run(tmp_path, '04_learned_rounding', *more, TEXTDIFFUSION_DATA=REAL_TEXT)
+def test_on_real_text():
+    found = dict(TEXTDIFFUSION_DATA=REAL_TEXT)
+    record = smoke_run('04_learned_rounding', found, corpus='tiny_shakespeare', arms='all')
     assert all('teacher_nll' in r for r in record['rows']) and REAL_TEXT not in json.dumps(record)
 
-def test_widths(tmp_path):
-    assert {r['arm'] for r in smoke_run(tmp_path, '04b_width')['rows']} == {16, 32}
+def test_widths():
+    assert {r['arm'] for r in smoke_run('04b_width')['rows']} == {16, 32}
 
 BAD = [(['-p', 'step', '3'], ['step', 'steps']), (['--corpus', 'shakespeare'], ['tiny_shakespeare']),
        (['-p', 'arms', 'sauce'], ['source']), (['-p', 'arms', 'noise'], ['source']),

@@ -1,10 +1,11 @@
 "Entries 06 and 06d: their functions against known answers, and how a reader runs them"
+import json
 import math
 
 import pytest
 import torch
 
-from helpers import REAL_TEXT, ROOT, call, environment, needs_real_text, outputs, refused_at_once
+from helpers import REAL_TEXT, needs_real_text, refused_at_once, smoke_run
 from textdiffusion.corpora import load_corpus
 from textdiffusion.masked_diffusion import blank, canvases, check, parallel_bound, posterior_gap, whole
 from textdiffusion.masked_recipe import PRESETS, arms_of, bound_scatter, independent_t
@@ -13,7 +14,6 @@ from textdiffusion.objectives import masked_bound, stratified_t
 from textdiffusion.oracles import masked_oracle
 from textdiffusion.schedules import mask_linear
 
-NB = 'nbs/06_masked_diffusion.ipynb'
 CORPUS = load_corpus('restaurants')
 MASK, FIRST = CORPUS.mask_id, torch.arange(CORPUS.seq_len) == 0
 
@@ -86,25 +86,16 @@ def test_running_text_is_refused():
 
 # as a reader runs them -----------------------------------------------------------------------------------------------
 
-def executed(nb, tmp_path, *args):
-    "The page of a smoke run under papermill, and its outputs"
-    done = call('papermill', nb, tmp_path/'out.ipynb', '-p', 'preset', 'smoke', *args, '--no-progress-bar',
-                env=environment(TEXTDIFFUSION_DATA=REAL_TEXT or ''))
-    assert done.returncode == 0, done.stderr[-2000:]
-    return outputs(tmp_path/'out.ipynb')
-
 @pytest.mark.parametrize('calls', ['1', '29'])
-def test_one_call_and_as_many_as_places(calls, tmp_path):
-    before = {p: p.stat().st_mtime_ns for d in ('journal', '.runs') for p in (ROOT/d).rglob('*')}
-    said = executed(NB, tmp_path, '-p', 'calls', calls, '-p', 'steps', '2', '-p', 'samples', '4', '-p', 'exact', '2')
-    assert 'preset smoke · corpus restaurants (source: oracle)' in said
-    assert before == {p: p.stat().st_mtime_ns for d in ('journal', '.runs') for p in (ROOT/d).rglob('*')}
+def test_one_call_and_as_many_as_places(calls):
+    record = smoke_run('06_masked_diffusion', calls=calls, steps=2, samples=4, exact=2)
+    assert record['parameters']['calls'] == [int(calls)] and calls in {r['calls'] for r in record['rows']}
 
 @needs_real_text
-@pytest.mark.parametrize('nb', [NB, 'nbs/06d_masked_recipe.ipynb'])
-def test_on_real_text(nb, tmp_path):
-    said = executed(nb, tmp_path, '-p', 'corpus', 'e2e', '-p', 'steps', '2')
-    assert 'corpus e2e' in said and REAL_TEXT not in (tmp_path/'out.ipynb').read_text(encoding='utf-8')
+@pytest.mark.parametrize('entry', ['06_masked_diffusion', '06d_masked_recipe'])
+def test_on_real_text(entry):
+    record = smoke_run(entry, dict(TEXTDIFFUSION_DATA=REAL_TEXT), corpus='e2e', steps=2)
+    assert record['corpus_info']['source'] == 'variable' and REAL_TEXT not in json.dumps(record)
 
 BAD = [(['-p', 'step', '3'], ['step', 'steps']), (['--corpus', 'wiki'], ['restaurants-large']),
        (['-p', 'steps', '0'], ['steps']), (['-p', 'samples', '-4'], ['samples']),

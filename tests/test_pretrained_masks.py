@@ -1,4 +1,4 @@
-"Entry 06c as a reader runs it: the command, a saved model in the place of the stand-in, and what is refused"
+"Entry 06c: what is refused, a saved model in the place of the stand-in, the parts"
 import json
 import math
 from functools import partial
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from helpers import call, checkout_at, ended_untrained, environment
+from helpers import refused_at_once
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForMaskedLM, RobertaConfig, RobertaForMaskedLM
 
@@ -25,35 +25,14 @@ DATA = load_corpus('restaurants', tokenizer=partial(bpe_tokenizer, vocab_size=40
 
 def small(seq_len=DATA.seq_len): return small_roberta(DATA.tokenizer, seq_len, width=32, layers=1, heads=2)
 
-@pytest.fixture
-def copy(tmp_path):
-    "A checkout of its own, so that nothing here is touched"
-    return checkout_at(tmp_path/'checkout', '06c_pretrained_masks')
-
-def run(root, *options):
-    return call('textdiffusion', 'run', '06c_pretrained_masks', '--preset', 'smoke', *options, cwd=root,
-                env=environment(PYTHONPATH=str(root)))
-
-# the command ----------------------------------------------------------------------------------------------------------
-
-def test_smoke_by_the_command(copy):
-    done = run(copy)
-    assert done.returncode == 0, done.stderr[-2000:]
-
 # refusals -------------------------------------------------------------------------------------------------------------
-
-def refused(root, words, *options):
-    "The command ends with one sentence that holds the words; nothing was trained"
-    ended_untrained(run(root, *options), root, words, 'stand-in, seed')
 
 def settled(**given): return settle(PRESETS, preset='smoke', **given)
 
-def test_a_wrong_path_is_refused(copy):
-    refused(copy, ['base_model', 'folder with a saved model'], '-p', 'base_model', copy/'nowhere/at/all')
-
-def test_a_prefix_that_leaves_nothing_to_mask_is_refused_before_a_kernel_starts(copy):
-    refused(copy, ['prefix_length', 'nothing left to mask'], '-p', 'prefix_length', '100')
-    assert not list(copy.glob('.runs/*'))
+@pytest.mark.parametrize('name, value, words', [
+    ('base_model', 'nowhere/at/all', 'folder with a saved model'), ('prefix_length', '100', 'nothing left to mask')])
+def test_what_does_not_fit_is_refused_before_a_kernel_starts(name, value, words):
+    refused_at_once([name, words], 'run', '06c_pretrained_masks', '--preset', 'smoke', '-p', name, value)
 
 def test_the_longest_prefix_leaves_something_to_mask_in_every_row():
     special = torch.tensor(DATA.tokenizer.all_special_ids)

@@ -45,17 +45,17 @@ def test_a_table_of_words_below_the_variable_is_an_arm(tmp_path):
     folder.mkdir(parents=True)
     np.save(folder/'vectors.npy', drawn(40, 8).numpy())
     pd.DataFrame(dict(word=['the', 'near', *map(str, range(38))])).to_parquet(folder/'words.parquet')
-    record = smoke_run(tmp_path/'run', '03c_real_tables', '-p', 'arms', 'glove,table', '-p', 'draws', '200',
-                       TEXTDIFFUSION_WEIGHTS=str(folder.parent))
+    found = dict(TEXTDIFFUSION_WEIGHTS=str(folder.parent))
+    record = smoke_run('03c_real_tables', found, arms='glove,table', draws=200)
     by = {r['arm']: r for r in record['rows']}
     assert by['glove']['V'] == 40 and by['glove']['used'] == pytest.approx(2/40) and by['table']['V'] == 82
     assert [r['name'] for r in record['pretrained']] == ['glove', 'random']
     assert 'stands in' in record['pretrained'][1]['note'] and str(tmp_path) not in json.dumps(record)
 
 @needs_weights
-def test_bert_tiny_is_read_whole(tmp_path):
-    given = ('-p', 'base_model', 'bert-tiny', '-p', 'arms', 'table', '-p', 'draws', '32')
-    record = smoke_run(tmp_path, '03c_real_tables', *given, TEXTDIFFUSION_WEIGHTS=WEIGHTS)
+def test_bert_tiny_is_read_whole():
+    found = dict(TEXTDIFFUSION_WEIGHTS=WEIGHTS)
+    record = smoke_run('03c_real_tables', found, base_model='bert-tiny', arms='table', draws=32)
     row, = record['rows']
     assert (row['V'], row['D']) == (30522, 128) and row['common'] == pytest.approx(.172, abs=.001)
     assert record['pretrained'][0]['name'] == 'bert-tiny' and WEIGHTS not in json.dumps(record)

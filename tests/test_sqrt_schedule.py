@@ -101,13 +101,13 @@ REFUSED = [(['-p', 'arms', 'sqrt-61'], 'did you mean sqrt-64'), (['-p', 'calls',
 def test_bad_input_is_refused_before_a_kernel_starts(given, says):
     refused_at_once([says], 'run', '03_sqrt_schedule', *given)
 
-def test_an_arm_alone_runs_to_its_end(tmp_path):
+def test_an_arm_alone_runs_to_its_end():
     "One that belongs to no sweep and is no arm of the preset"
-    record = smoke_run(tmp_path, '03_sqrt_schedule', '-p', 'arms', 'x0-16')
+    record = smoke_run('03_sqrt_schedule', arms='x0-16')
     assert record['rule']['c'] == pytest.approx(.934, abs=.001) and set(record['weights']) == {'x0-16-0'}
 
-def test_the_companion_runs_and_samples_the_noise_twice(tmp_path):
-    record = smoke_run(tmp_path, '03b_noise_prediction', '-p', 'arms', 'eps-16')
+def test_the_companion_runs_and_samples_the_noise_twice():
+    record = smoke_run('03b_noise_prediction', arms='eps-16')
     assert {r['start'] for r in record['rows'] if r['arm'] == 'eps-16'} == {'', 'late'} and 'crossed' not in record
 
 def test_real_text_needs_no_grammar(tmp_path):
@@ -119,6 +119,6 @@ def test_real_text_needs_no_grammar(tmp_path):
         drawn = torch.randint(len(words), (n, 30), generator=torch.Generator().manual_seed(k)).tolist()
         lines = [' '.join(words[i] for i in row) for row in drawn]
         (folder/f'{split}.txt').write_text('\n'.join(lines), encoding='utf-8')
-    given = ['--corpus', 'wikitext2', '-p', 'arms', 'sqrt-64,rule-64']
-    record = smoke_run(tmp_path, '03_sqrt_schedule', *given, TEXTDIFFUSION_DATA=str(tmp_path/'data'))
+    found = dict(TEXTDIFFUSION_DATA=str(tmp_path/'data'))
+    record = smoke_run('03_sqrt_schedule', found, corpus='wikitext2', arms='sqrt-64,rule-64')
     assert record['corpus_info']['tokenizer'] == 'BPE' and record['headline']['name'].startswith('teacher_nll')

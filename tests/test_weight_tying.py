@@ -1,10 +1,9 @@
 "Entry 02 as a reader runs it, and what its parts promise"
-import json
 import math
 
 import pytest
 import torch
-from helpers import call, checkout_at, environment
+from helpers import refused_at_once, smoke_run
 
 from textdiffusion.bart import small_bart
 from textdiffusion.bart_x0 import BartLayers
@@ -18,39 +17,26 @@ from textdiffusion.weight_tying import ARMS, PRESETS, collapse, effective_rank, 
 
 DATA = load_corpus('restaurants')
 
-def run(root, *options, entry='02_weight_tying'):
-    "A smoke run by the command"
-    return call('textdiffusion', 'run', entry, '--preset', 'smoke', *options, cwd=root,
-                env=environment(PYTHONPATH=str(root)))
-
 def a_model(name, seed=0):
     "A tiny denoiser of an arm"
     torch.manual_seed(seed)
     bart = small_bart(DATA.tokenizer, DATA.seq_len, width=32, layers=1, heads=2)
     return model_of(ARMS[name], bart, torch.randn(DATA.vocab_size, 32))
 
-# the command ---------------------------------------------------------------------------------------------------------
+# as a reader runs it -------------------------------------------------------------------------------------------------
 
-def test_smoke_by_the_command(tmp_path):
-    copy = checkout_at(tmp_path/'checkout', '02_weight_tying')
-    done = run(copy)
-    assert done.returncode == 0, done.stderr[-2000:]
-    page, = copy.glob('.runs/*/page.ipynb')
-    record = json.loads(page.with_name('record.json').read_text(encoding='utf-8'))
+def test_all_arms_are_in_the_record():
+    record = smoke_run('02_weight_tying')
     assert [r['arm'] for r in record['rows']] == list(ARMS) and 'stand-in' in record['pretrained'][0]['note']
     assert set(record['steps_done'].values()) == {record['parameters']['steps']}
 
 def test_a_saved_model_and_a_wrong_one(tmp_path):
-    copy = checkout_at(tmp_path/'checkout', '02_weight_tying')
     small_bart(DATA.tokenizer, DATA.seq_len, width=32, layers=1, heads=2).save_pretrained(tmp_path/'bart')
     DATA.tokenizer.save_pretrained(tmp_path/'bart')
-    done = run(copy, '-p', 'base_model', tmp_path/'bart', '-p', 'arms', 'tied', '-p', 'steps', '2')
-    assert done.returncode == 0, done.stderr[-2000:]
-    wrong = run(copy, '-p', 'base_model', tmp_path/'nowhere/at/all')
-    assert wrong.returncode != 0 and 'base_model' in wrong.stderr.strip().splitlines()[-1]
-    assert 'seed 0' not in wrong.stderr
-    longer = run(copy, '-p', 'base_model', tmp_path/'bart', '-p', 'seq_len', '40')
-    assert longer.returncode != 0 and 'seq_len must be below' in longer.stderr.strip().splitlines()[-1]
+    record = smoke_run('02_weight_tying', base_model=str(tmp_path/'bart'), arms='tied', steps=2)
+    assert record['pretrained'][0]['note'] == 'published weights'
+    refused_at_once(['base_model'], 'run', '02_weight_tying', '--preset', 'smoke', '-p', 'base_model',
+                    tmp_path/'nowhere/at/all')
 
 # the parts -----------------------------------------------------------------------------------------------------------
 

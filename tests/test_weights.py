@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from helpers import REAL_TEXT, WEIGHTS, call, checkout_at, environment, needs_real_text, needs_weights, smoke_run
+from helpers import REAL_TEXT, ROOT, WEIGHTS, needs_real_text, needs_weights, refused_at_once, smoke_run
 from safetensors.torch import load_file, save_file
 from transformers import BartConfig, BartForConditionalGeneration, GPT2Config, GPT2LMHeadModel
 
@@ -82,13 +82,12 @@ def test_a_wrong_fingerprint_is_refused(saved):
             find_weights('base_model', f'{saved}@{wrong}')
     with pytest.raises(ValueError, match='base_model must be'): find_weights('base_model', 'roberta-base@' + right)
 
-def test_the_command_writes_nothing(damaged, tmp_path):
-    root = checkout_at(tmp_path/'checkout', '06c_pretrained_masks')
+def test_the_command_writes_nothing(damaged):
     only_a_pickle(damaged)
-    done = call('textdiffusion', 'run', '06c_pretrained_masks', '--preset', 'smoke', '-p', 'base_model', damaged,
-                cwd=root, env=environment(PYTHONPATH=str(root)))
-    assert done.returncode != 0 and 'a pickle, which is never opened' in done.stderr.strip().splitlines()[-1]
-    assert not list(root.glob('.runs/*'))
+    before = set((ROOT/'.runs').glob('*'))
+    refused_at_once(['a pickle, which is never opened'], 'run', '06c_pretrained_masks', '--preset', 'smoke',
+                    '-p', 'base_model', damaged)
+    assert set((ROOT/'.runs').glob('*')) == before
 
 # what a record says ---------------------------------------------------------------------------------------------------
 
@@ -118,21 +117,15 @@ def test_bert_tiny_is_what_its_readme_says():
     assert said['parameters'] == 4_416_698 and said['licence'] == 'Apache-2.0' and 'unused' not in said
 
 @needs_weights
-@pytest.mark.parametrize('entry, note', [
-    ('06c_pretrained_masks', 'published weights'), ('01_bart_x0', 'the decoder learnt here, on text infilling'),
-    ('04_learned_rounding', 'a published table of word vectors')])
-def test_an_entry_runs_on_published_weights(tmp_path, entry, note):
-    record = smoke_run(tmp_path, entry, '-p', 'base_model', 'bert-tiny', TEXTDIFFUSION_WEIGHTS=WEIGHTS)
+@needs_real_text
+@pytest.mark.parametrize('entry, note, given', [
+    ('06c_pretrained_masks', 'published weights', dict(corpus='wikitext2', arms='continuous,scratch,scratch-total')),
+    ('01_bart_x0', 'the decoder learnt here, on text infilling', dict(corpus='wikitext2')),
+    ('04_learned_rounding', 'a published table of word vectors', {})])
+def test_an_entry_runs_on_published_weights(entry, note, given):
+    found = dict(TEXTDIFFUSION_WEIGHTS=WEIGHTS, TEXTDIFFUSION_DATA=REAL_TEXT)
+    record = smoke_run(entry, found, base_model='bert-tiny', **given)
     said = record['pretrained'][0]
     assert said['name'] == 'bert-tiny' and said['licence'] == 'Apache-2.0' and said['note'].endswith(note)
     assert record['parameters']['base_model'] == f"bert-tiny@{said['fingerprint']}"
     assert WEIGHTS not in json.dumps(record)
-
-@needs_weights
-@needs_real_text
-def test_papermill_runs_on_a_name_below_the_variable(tmp_path):
-    arms = ('-p', 'arms', 'continuous,scratch,scratch-total')
-    done = call('papermill', 'nbs/06c_pretrained_masks.ipynb', tmp_path/'out.ipynb', '-p', 'base_model', 'bert-tiny',
-                *arms, '-p', 'corpus', 'wikitext2', '-p', 'preset', 'smoke',
-                env=environment(TEXTDIFFUSION_WEIGHTS=WEIGHTS, TEXTDIFFUSION_DATA=REAL_TEXT))
-    assert done.returncode == 0, done.stderr[-2000:]
