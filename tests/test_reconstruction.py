@@ -1,24 +1,17 @@
 "Entry 02b as a reader runs it, and what its parts promise"
-import json
-
 import pytest
 import torch
-from helpers import checkout_at
-from test_weight_tying import DATA, a_model, run
+from helpers import refused_at_once, smoke_run
+from test_weight_tying import DATA, a_model
 
 from textdiffusion.latents import LEVELS
 from textdiffusion.reconstruction import ARMS, PRESETS, STAGES, by_level, related, watching
 
-def test_smoke_by_the_command(tmp_path):
-    copy = checkout_at(tmp_path/'checkout', '02b_reconstruction')
-    done = run(copy, '-p', 'arms', 'mse,shared', entry='02b')
-    assert done.returncode == 0, done.stderr[-2000:]
-    page, = copy.glob('.runs/*/page.ipynb')
-    record = json.loads(page.with_name('record.json').read_text(encoding='utf-8'))
+def test_two_arms_run_and_a_wrong_one_is_refused():
+    record = smoke_run('02b_reconstruction', arms='mse,shared')
     assert {r['arm'] for r in record['rows']} == {'shuffled', '3-gram', '5-gram', 'real', 'mse', 'shared'}
     for arm in ('mse', 'shared'): assert [r['stage'] for r in record['stages'] if r['arm'] == arm] == list(STAGES)
-    wrong = run(copy, '-p', 'arms', 'tide', entry='02b')
-    assert wrong.returncode != 0 and 'tied' in wrong.stderr.strip().splitlines()[-1]
+    refused_at_once(['tied'], 'run', '02b', '--preset', 'smoke', '-p', 'arms', 'tide')
 
 @pytest.mark.parametrize('steps', [1, 3, 42, 100, 840])
 def test_every_stage_is_looked_at_once(steps):
