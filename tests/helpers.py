@@ -146,7 +146,8 @@ def _cells(entry, given, variables, said):
 
 def executed(entry, variables={}, **given):
     """What came of an entry with these variables of the environment and these parameters, without the command: why it
-    `stopped` ('' if it did not), its `record`, what it has `shown`. In a fork of this process, which has the libraries."""
+    `stopped`, '' if it did not, its `record`, what it has `shown`. In a fork of this process, which has the libraries.
+    """
     fork = multiprocessing.get_context('fork')
     mine, said = fork.Pipe(duplex=False)
     child = fork.Process(target=_cells, args=(entry, given, variables, said))
