@@ -8,7 +8,7 @@ __all__ = ['BELIEFS', 'WAYS', 'PRESETS', 'DRIFT', 'NATS', 'SHARE', 'ANSWER', 'wr
 # %% ../nbs/10e_same_seconds.ipynb #62bf7cc4
 import matplotlib.pyplot as plt
 from torch import Tensor
-from .anchor_loss import arms_of, draw_texts, sizes_of, trained
+from .anchor_loss import arms_of, draw_texts, sizes_of
 from .reading import Belief, Facts, Unit, fact
 from .records import pinned
 from .sampling import clamp, ddim_step
@@ -62,43 +62,70 @@ NATS, SHARE = Unit('nats per token'), Unit('%', 100, 0)
 
 def _best(way): return dict(arm='best', way=way)
 
-def facts(record) -> Facts: # by name
-    "What the record says, as prose needs it"
-    rows = record['rows']
-    def of(column, unit, **which): return fact(estimate(rows, column, **which), unit)
-    def gap(column, one, other, unit=NATS): return fact(paired(rows, column, one, other), unit, signed=True)
+def _believed(rows) -> dict:
+    "The facts that decide the beliefs"
     def each(column, way): return values_by_seed(rows, column, _best(way))
     price = {way: each('teacher_nll', way) for way in WAYS}
-    real = {column: estimate(rows, column, arm='real').mean for column in ('distinct_3', 'copy_share')}
-    def gained(s, end=''): return price[f'200 calls{end}'][s] - price[f'50 calls{end}'][s]
-    return Facts({f'price_{n}': of('teacher_nll', NATS, **_best(f'{n} calls')) for n in (50, 200, 400)},
-        ddim=of('teacher_nll', NATS, **_best('200 calls, DDIM')), clamped=of('teacher_nll', NATS, **_best('50 calls, clamped')),
-        old=of('teacher_nll', NATS, arm='05'), grams=of('teacher_nll', NATS, arm='5-gram'),
-        real=of('teacher_nll', NATS, arm='real'), bought=gap('teacher_nll', _best('50 calls'), dict(arm='05')),
-        calls=gap('teacher_nll', _best('400 calls'), _best('50 calls')),
-        ddim_share=fact(interval(gained(s, ', DDIM')/gained(s) for s in price['50 calls']), SHARE),
-        excess=fact(interval(v/real['distinct_3'] - 1 for v in each('distinct_3', '400 calls').values()), SHARE, signed=True),
-        copied=fact(interval(v - real['copy_share'] for v in each('copy_share', '400 calls').values()), SHARE, signed=True),
-        copied_400=of('copy_share', SHARE, **_best('400 calls')), copied_real=of('copy_share', SHARE, arm='real'),
-        words=of('unigram', Unit('nats'), **_best('400 calls')), words_real=of('unigram', Unit('nats'), arm='real'))
+    triples, copies = (estimate(rows, column, arm='real').mean for column in ('distinct_3', 'copy_share'))
+    def gained(seed, end=''): return price[f'200 calls{end}'][seed] - price[f'50 calls{end}'][seed]
+    def share(values, **how): return fact(interval(values), SHARE, **how)
+    return dict(bought=fact(paired(rows, 'teacher_nll', _best('50 calls'), dict(arm='05')), NATS, signed=True),
+                excess=share((v/triples - 1 for v in each('distinct_3', '400 calls').values()), signed=True),
+                ddim_share=share(gained(s, ', DDIM')/gained(s) for s in price['50 calls']),
+                copied=share((v - copies for v in each('copy_share', '400 calls').values()), signed=True))
 
-ANSWER = """**{{price_400}} in 400 calls; 05 had {{old}}, real text {{real}}.**"""
+# %% ../nbs/10e_same_seconds.ipynb #6fc5fc35
+# name -> column, unit, rows
+_TOLD = {f'price_{n}': ('teacher_nll', NATS, _best(f'{n} calls')) for n in (50, 200, 400)} | {
+    'ddim_50': ('teacher_nll', NATS, _best('50 calls, DDIM')),
+    'ddim_200': ('teacher_nll', NATS, _best('200 calls, DDIM')),
+    'clamped': ('teacher_nll', NATS, _best('50 calls, clamped')), 'old': ('teacher_nll', NATS, dict(arm='05')),
+    'grams': ('teacher_nll', NATS, dict(arm='5-gram')), 'real': ('teacher_nll', NATS, dict(arm='real')),
+    'words': ('unigram', Unit('nats'), _best('400 calls')), 'words_real': ('unigram', Unit('nats'), dict(arm='real')),
+    'triples_50': ('distinct_3', SHARE, _best('50 calls')), 'triples_400': ('distinct_3', SHARE, _best('400 calls')),
+    'triples_real': ('distinct_3', SHARE, dict(arm='real')), 'triples_clamped': ('distinct_3', SHARE,
+                                                                              _best('50 calls, clamped')),
+    'words_clamped': ('unigram', Unit('nats'), _best('50 calls, clamped')),
+    'triples_train': ('distinct_3', SHARE, dict(arm='training text')),
+    'words_train': ('unigram', Unit('nats'), dict(arm='training text'))}
 
+def facts(
+    record,      # of three seeds
+    other=None,  # with a row of training text, if it is not that one
+) -> Facts:      # by name
+    "What the records say, as prose needs it"
+    rows = record['rows'] + [r for r in (other or record)['rows'] if r['arm'] == 'training text']
+    calls = paired(rows, 'teacher_nll', _best('400 calls'), _best('50 calls'))
+    return Facts({name: fact(estimate(rows, column, **which), unit) for name, (column, unit, which) in _TOLD.items()},
+                 **_believed(rows), calls=fact(calls, NATS, signed=True))
+
+# %% ../nbs/10e_same_seconds.ipynb #97873d73
+ANSWER = """**Down to the price of a 5-gram model, if it may write slowly.** A token costs {{price_50}} in 50 calls of the
+network, {{price_400}} in 400; 05's record has {{old}}, a 5-gram model {{grams}}, real text {{real}}. Nearly twice as
+many training steps in the same seconds bring {{bought:bare}}, the calls {{calls}}. Word triples are as varied as in
+training text."""
+
+def _curve(ax, record, column):
+    "Every training a point, every step rule a line"
+    for end, colour in {'': 'C0', ', DDIM': 'C1', ', clamped': 'C2'}.items():
+        ways = {how['calls']: way for way, how in WAYS.items() if way == f"{how['calls']} calls{end}"}
+        found = {n: list(values_by_seed(record['rows'], column, _best(way)).values()) for n, way in ways.items()}
+        mean = [sum(v)/len(v) for v in found.values()]
+        ax.plot(list(found), mean, color=colour, label=end[2:] or 'ancestral', marker='_')
+        for n, values in found.items(): ax.plot([n]*len(values), values, 'o', ms=4, color=colour)
+
+# %% ../nbs/10e_same_seconds.ipynb #7b802788
 def answer_figure(record) -> object: # figure
     "Price and variety against calls"
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
-    for ax, column, label in zip(axes, ('teacher_nll', 'distinct_3'), ('nats per token under the judge', 'different word triples')):
-        for end, colour in {'': 'C0', ', DDIM': 'C1', ', clamped': 'C2'}.items():
-            ways = {WAYS[way]['calls']: way for way in WAYS if way == f"{WAYS[way]['calls']} calls{end}"}
-            found = {n: values_by_seed(record['rows'], column, _best(way)).values() for n, way in ways.items()}
-            ax.plot(list(found), [sum(v)/len(v) for v in found.values()], '-', color=colour)
-            for n, values in found.items(): ax.plot([n]*len(values), list(values), 'o', ms=4, color=colour,
-                                                    label=f'ancestral{end}'.replace('ancestral, DDIM', 'DDIM') if n == 50 else '')
-        old = values_by_seed(record['rows'], column, dict(arm='05')).values()
-        ax.plot([50]*len(old), list(old), 'o', color='.6', label="05's record")
+    for ax, column in zip(axes, ('teacher_nll', 'distinct_3')):
+        _curve(ax, record, column)
+        old = list(values_by_seed(record['rows'], column, dict(arm='05')).values())
+        ax.plot([50]*len(old), old, 'o', ms=4, color='.6', label="05's record")
         for arm, line in {'5-gram': '--', 'real': '-'}.items():
             ax.axhline(estimate(record['rows'], column, arm=arm).mean, ls=line, color='k', lw=1, label=arm)
-        ax.set(xlabel='calls of the network', ylabel=label, xscale='log', xticks=[50, 100, 200, 400])
+        ax.set(xlabel='calls of the network', xscale='log', xticks=[50, 100, 200, 400])
         ax.set_xticklabels([50, 100, 200, 400])
+    axes[0].set_ylabel('nats per token under the judge'), axes[1].set_ylabel('different word triples (share)')
     axes[0].legend(frameon=False, fontsize=8)
     return fig
