@@ -57,7 +57,7 @@ def rows_of_05(
     record = pinned('05_anchor_loss', 'long', corpus) or dict(rows=[])
     return [r | dict(arm='05', way='50 calls') for r in record['rows'] if (r['arm'], r.get('clamp')) == ('best', 'off')]
 
-# %% ../nbs/10e_same_seconds.ipynb #bea1ec59
+# %% ../nbs/10e_same_seconds.ipynb #51679d4f
 NATS, SHARE = Unit('nats per token'), Unit('%', 100, 0)
 
 def _best(way): return dict(arm='best', way=way)
@@ -74,21 +74,20 @@ def _believed(rows) -> dict:
                 ddim_share=share(gained(s, ', DDIM')/gained(s) for s in price['50 calls']),
                 copied=share((v - copies for v in each('copy_share', '400 calls').values()), signed=True))
 
-# %% ../nbs/10e_same_seconds.ipynb #6fc5fc35
-# name -> column, unit, rows
-_TOLD = {f'price_{n}': ('teacher_nll', NATS, _best(f'{n} calls')) for n in (50, 200, 400)} | {
-    'ddim_50': ('teacher_nll', NATS, _best('50 calls, DDIM')),
-    'ddim_200': ('teacher_nll', NATS, _best('200 calls, DDIM')),
-    'clamped': ('teacher_nll', NATS, _best('50 calls, clamped')), 'old': ('teacher_nll', NATS, dict(arm='05')),
-    'grams': ('teacher_nll', NATS, dict(arm='5-gram')), 'real': ('teacher_nll', NATS, dict(arm='real')),
-    'words': ('unigram', Unit('nats'), _best('400 calls')), 'words_real': ('unigram', Unit('nats'), dict(arm='real')),
-    'triples_50': ('distinct_3', SHARE, _best('50 calls')), 'triples_400': ('distinct_3', SHARE, _best('400 calls')),
-    'triples_real': ('distinct_3', SHARE, dict(arm='real')), 'triples_clamped': ('distinct_3', SHARE,
-                                                                              _best('50 calls, clamped')),
-    'words_clamped': ('unigram', Unit('nats'), _best('50 calls, clamped')),
-    'triples_train': ('distinct_3', SHARE, dict(arm='training text')),
-    'words_train': ('unigram', Unit('nats'), dict(arm='training text'))}
+# %% ../nbs/10e_same_seconds.ipynb #6002bf65
+_MEASURES = dict(price=('teacher_nll', NATS), triples=('distinct_3', SHARE), words=('unigram', Unit('nats')))
+_WHO = {str(n): _best(f'{n} calls') for n in (50, 200, 400)} | {
+    'ddim50': _best('50 calls, DDIM'), 'ddim200': _best('200 calls, DDIM'), 'clamped': _best('50 calls, clamped'),
+    'old': dict(arm='05'), 'grams': dict(arm='5-gram'), 'real': dict(arm='real'), 'train': dict(arm='training text')}
+_TOLD = """price_50 price_200 price_400 price_ddim50 price_ddim200 price_clamped price_old price_grams price_real
+triples_400 triples_clamped triples_real triples_train words_400 words_clamped words_real words_train"""
 
+def _told(rows, name):
+    "A measure of somebody's texts"
+    (column, unit), which = _MEASURES[name.split('_')[0]], _WHO[name.split('_')[1]]
+    return fact(estimate(rows, column, **which), unit)
+
+# %% ../nbs/10e_same_seconds.ipynb #1202b329
 def facts(
     record,      # of three seeds
     other=None,  # with a row of training text, if it is not that one
@@ -96,12 +95,12 @@ def facts(
     "What the records say, as prose needs it"
     rows = record['rows'] + [r for r in (other or record)['rows'] if r['arm'] == 'training text']
     calls = paired(rows, 'teacher_nll', _best('400 calls'), _best('50 calls'))
-    return Facts({name: fact(estimate(rows, column, **which), unit) for name, (column, unit, which) in _TOLD.items()},
-                 **_believed(rows), calls=fact(calls, NATS, signed=True))
+    return Facts({name: _told(rows, name) for name in _TOLD.split()}, **_believed(rows),
+                 calls=fact(calls, NATS, signed=True))
 
-# %% ../nbs/10e_same_seconds.ipynb #97873d73
-ANSWER = """**Down to the price of a 5-gram model, if it may write slowly.** A token costs {{price_50}} in 50 calls of the
-network, {{price_400}} in 400; 05's record has {{old}}, a 5-gram model {{grams}}, real text {{real}}. Nearly twice as
+# %% ../nbs/10e_same_seconds.ipynb #b0a9bbed
+ANSWER = """**Down to the price of a 5-gram model, if it may write slowly.** A token costs {{price_50}} in 50 calls
+of the network, {{price_400}} in 400; 05's record has {{price_old}}, a 5-gram model {{price_grams}}, real text {{price_real}}. Nearly twice as
 many training steps in the same seconds bring {{bought:bare}}, the calls {{calls}}. Word triples are as varied as in
 training text."""
 
@@ -114,7 +113,7 @@ def _curve(ax, record, column):
         ax.plot(list(found), mean, color=colour, label=end[2:] or 'ancestral', marker='_')
         for n, values in found.items(): ax.plot([n]*len(values), values, 'o', ms=4, color=colour)
 
-# %% ../nbs/10e_same_seconds.ipynb #7b802788
+# %% ../nbs/10e_same_seconds.ipynb #d032d137
 def answer_figure(record) -> object: # figure
     "Price and variety against calls"
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
