@@ -39,7 +39,7 @@ def written(
 # %% ../nbs/10e_same_seconds.ipynb #7769a9c6
 _cpu = dict(corpus='restaurants', arms=['best'], seeds=1, steps=800, calls=50, samples=128, seq_len=None, emb_dim=16,
             d_model=128, n_layers=3, n_heads=4, batch_size=64, pool=16, lr=3e-3, muon_lr=4e-3, teacher_steps=600,
-            on={'e2e': dict(seq_len=40)})
+            on={'e2e': dict(seq_len=40, samples=512)})
 _tiny = dict(steps=4, calls=1, samples=8, d_model=32, n_layers=1, n_heads=2, batch_size=8, teacher_steps=4, on={})
 PRESETS = dict(
     cpu=_cpu,
@@ -93,16 +93,16 @@ def facts(
     other=None,  # with a row of training text, if it is not that one
 ) -> Facts:      # by name
     "What the records say, as prose needs it"
-    rows = record['rows'] + [r for r in (other or record)['rows'] if r['arm'] == 'training text']
+    rows = record['rows'] + [r for r in (other or dict(rows=[]))['rows'] if r['arm'] == 'training text']
     calls = paired(rows, 'teacher_nll', _best('400 calls'), _best('50 calls'))
     return Facts({name: _told(rows, name) for name in _TOLD.split()}, **_believed(rows),
                  calls=fact(calls, NATS, signed=True))
 
 # %% ../nbs/10e_same_seconds.ipynb #b0a9bbed
 ANSWER = """**Down to the price of a 5-gram model, if it may write slowly.** A token costs {{price_50}} in 50 calls
-of the network, {{price_400}} in 400; 05's record has {{price_old}}, a 5-gram model {{price_grams}}, real text {{price_real}}. Nearly twice as
-many training steps in the same seconds bring {{bought:bare}}, the calls {{calls}}. Word triples are as varied as in
-training text."""
+of the network, {{price_400}} in 400; 05's record has {{price_old}}, a 5-gram model {{price_grams}}, real text
+{{price_real}}. Nearly twice as many training steps in the same seconds bring {{bought:bare}}, the calls {{calls}}.
+Word triples are as varied as in training text."""
 
 def _curve(ax, record, column):
     "Every training a point, every step rule a line"
