@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'WAYS', 'PRESETS', 'DRIFT', 'NATS', 'SHARE', 'ANSWER', 'written', 'rows_of_05', 'facts', 'answer_figure']
 
-# %% ../nbs/10e_same_seconds.ipynb #62bf7cc4
+# %% ../nbs/10e_same_seconds.ipynb #dc748d94
 import matplotlib.pyplot as plt
 from torch import Tensor
 from .anchor_loss import arms_of, draw_texts, sizes_of
@@ -22,7 +22,7 @@ BELIEFS = [
            'ddim_share', below, 1/3),
     Belief('Texts of 400 calls copy less from the training text than real text does', 'copied', below, 0.)]
 
-# %% ../nbs/10e_same_seconds.ipynb #f88f0009
+# %% ../nbs/10e_same_seconds.ipynb #c621a498
 WAYS = {'50 calls': dict(calls=50), '100 calls': dict(calls=100), '200 calls': dict(calls=200),
         '400 calls': dict(calls=400), '50 calls, DDIM': dict(calls=50, step=ddim_step),
         '200 calls, DDIM': dict(calls=200, step=ddim_step), '50 calls, clamped': dict(calls=50)}
@@ -36,7 +36,7 @@ def written(
     rounding = clamp(model.emb.detach()) if way.endswith('clamped') else None
     return draw_texts(run, model, arms_of()['best'], seed, sizes_of(run, seed), rounding=rounding, **how)
 
-# %% ../nbs/10e_same_seconds.ipynb #7769a9c6
+# %% ../nbs/10e_same_seconds.ipynb #16d2314f
 _cpu = dict(corpus='restaurants', arms=['best'], seeds=1, steps=800, calls=50, samples=128, seq_len=None, emb_dim=16,
             d_model=128, n_layers=3, n_heads=4, batch_size=64, pool=16, lr=3e-3, muon_lr=4e-3, teacher_steps=600,
             on={'e2e': dict(seq_len=40, samples=512)})
@@ -49,7 +49,7 @@ PRESETS = dict(
 # three standard errors of 512 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(teacher_nll=.15, distinct_3=.06, valid=.08), by=('arm', 'way', 'seed'))
 
-# %% ../nbs/10e_same_seconds.ipynb #c9955bfc
+# %% ../nbs/10e_same_seconds.ipynb #76f734e8
 def rows_of_05(
     corpus:str, # its name
 ) -> list: # rows; none where nothing is published
@@ -57,7 +57,7 @@ def rows_of_05(
     record = pinned('05_anchor_loss', 'long', corpus) or dict(rows=[])
     return [r | dict(arm='05', way='50 calls') for r in record['rows'] if (r['arm'], r.get('clamp')) == ('best', 'off')]
 
-# %% ../nbs/10e_same_seconds.ipynb #51679d4f
+# %% ../nbs/10e_same_seconds.ipynb #8463d551
 NATS, SHARE = Unit('nats per token'), Unit('%', 100, 0)
 
 def _best(way): return dict(arm='best', way=way)
@@ -74,12 +74,12 @@ def _believed(rows) -> dict:
                 ddim_share=share(gained(s, ', DDIM')/gained(s) for s in price['50 calls']),
                 copied=share((v - copies for v in each('copy_share', '400 calls').values()), signed=True))
 
-# %% ../nbs/10e_same_seconds.ipynb #6002bf65
+# %% ../nbs/10e_same_seconds.ipynb #bf66cfcb
 _MEASURES = dict(price=('teacher_nll', NATS), triples=('distinct_3', SHARE), words=('unigram', Unit('nats')))
 _WHO = {str(n): _best(f'{n} calls') for n in (50, 200, 400)} | {
     'ddim50': _best('50 calls, DDIM'), 'ddim200': _best('200 calls, DDIM'), 'clamped': _best('50 calls, clamped'),
     'old': dict(arm='05'), 'grams': dict(arm='5-gram'), 'real': dict(arm='real'), 'train': dict(arm='training text')}
-_TOLD = """price_50 price_200 price_400 price_ddim50 price_ddim200 price_clamped price_old price_grams price_real
+_TOLD = """price_50 price_200 price_400 price_ddim200 price_clamped price_old price_grams price_real
 triples_400 triples_clamped triples_real triples_train words_400 words_clamped words_real words_train"""
 
 def _told(rows, name):
@@ -87,7 +87,7 @@ def _told(rows, name):
     (column, unit), which = _MEASURES[name.split('_')[0]], _WHO[name.split('_')[1]]
     return fact(estimate(rows, column, **which), unit)
 
-# %% ../nbs/10e_same_seconds.ipynb #1202b329
+# %% ../nbs/10e_same_seconds.ipynb #c192a14c
 def facts(
     record,      # of three seeds
     other=None,  # with a row of training text, if it is not that one
@@ -98,7 +98,7 @@ def facts(
     return Facts({name: _told(rows, name) for name in _TOLD.split()}, **_believed(rows),
                  calls=fact(calls, NATS, signed=True))
 
-# %% ../nbs/10e_same_seconds.ipynb #b0a9bbed
+# %% ../nbs/10e_same_seconds.ipynb #d4b2483a
 ANSWER = """**Down to the price of a 5-gram model, if it may write slowly.** A token costs {{price_50}} in 50 calls
 of the network, {{price_400}} in 400; 05's record has {{price_old}}, a 5-gram model {{price_grams}}, real text
 {{price_real}}. Nearly twice as many training steps in the same seconds bring {{bought:bare}}, the calls {{calls}}.
@@ -113,7 +113,7 @@ def _curve(ax, record, column):
         ax.plot(list(found), mean, color=colour, label=end[2:] or 'ancestral', marker='_')
         for n, values in found.items(): ax.plot([n]*len(values), values, 'o', ms=4, color=colour)
 
-# %% ../nbs/10e_same_seconds.ipynb #d032d137
+# %% ../nbs/10e_same_seconds.ipynb #d5aded89
 def answer_figure(record) -> object: # figure
     "Price and variety against calls"
     fig, axes = plt.subplots(1, 2, figsize=(10, 3.6), layout='constrained')
