@@ -98,10 +98,10 @@ def facts(
     return Facts({name: _told(rows, name) for name in _TOLD.split()}, **_believed(rows),
                  calls=fact(calls, NATS, signed=True))
 
-# %% ../nbs/10e_same_seconds.ipynb #d4b2483a
-ANSWER = """**Down to the price of a 5-gram model, if it may write slowly.** A token costs {{price_50}} in 50 calls
-of the network, {{price_400}} in 400; 05's record has {{price_old}}, a 5-gram model {{price_grams}}, real text
-{{price_real}}. Nearly twice as many training steps in the same seconds bring {{bought:bare}}, the calls {{calls}}.
+# %% ../nbs/10e_same_seconds.ipynb #c17cbfbd
+ANSWER = """**Down to a 5-gram model's price, if it may write slowly.** A token costs {{price_50}} in 50 calls,
+{{price_400:bare}} in 400; 05's record has {{price_old:bare}}, a 5-gram model {{price_grams:bare}}, real text
+{{price_real:bare}}. Nearly twice the training steps in the same seconds bring {{bought:bare}}, calls {{calls:bare}}.
 Word triples are as varied as in training text."""
 
 def _curve(ax, record, column):
