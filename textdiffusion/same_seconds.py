@@ -99,7 +99,7 @@ def facts(
                  calls=fact(calls, NATS, signed=True))
 
 # %% ../nbs/10e_same_seconds.ipynb #c17cbfbd
-ANSWER = """**Down to a 5-gram model's price, if it may write slowly.** A token costs {{price_50}} in 50 calls,
+ANSWER = """**Down to a 5-gram model's price, if it may write slowly.** Its texts cost {{price_50}} in 50 calls,
 {{price_400:bare}} in 400; 05's record has {{price_old:bare}}, a 5-gram model {{price_grams:bare}}, real text
 {{price_real:bare}}. Nearly twice the training steps in the same seconds bring {{bought:bare}}, calls {{calls:bare}}.
 Word triples are as varied as in training text."""
