@@ -184,7 +184,7 @@ _UNITS = dict(both=PERCENT, valid=PERCENT, nats=NATS, forward=Unit('passes', 1, 
 # way, pair and, where it is not `both`, the measure; p_: perfect parts
 _NAMED = """added_tags added_tree added_span added_two added_span_valid drafts_tags drafts_tree drafts_span drafts_two
 told_tags told_span told_span_valid weighed_tags weighed_tree weighed_span weighed_two particles_tags particles_two
-base_tags base_two p_added_tags p_added_tree p_added_span p_added_two p_added_two_nats drafts_tags_forward
+base_tags base_two p_told_tags p_added_tags p_added_tree p_added_span p_added_two p_added_two_nats drafts_tags_forward
 weighed_tags_forward"""
 
 # %% ../nbs/08g_two_wishes.ipynb #ab7f67e4
@@ -201,6 +201,7 @@ def facts(record) -> Facts: # by name
     return Facts({name: named(name) for name in _NAMED.split()}, drafts_lead=gap('drafts', 'weighed'),
                  typical_gain=gap('typical', 'told'))
 
-ANSWER = """**Exact probabilities yes, networks no: better be told one wish and weighed for the other.** Content and
-tags are both met by {{p_added_tags}} of texts where exact probabilities are added, by {{added_tags}} where networks
-are; told the tags alone by {{told_tags}}, and with eight particles weighed for the content by {{weighed_tags}}."""
+ANSWER = """**Exact probabilities can be added, networks cannot.** Content and tags are both met by {{p_added_tags}} of
+texts where exact probabilities are added, by {{added_tags}} where networks are; told the tags alone by {{told_tags}}.
+Better: be told the tags and keep, of eight texts, one with the content: by drafts {{drafts_tags}}, by particles
+{{weighed_tags}}."""
