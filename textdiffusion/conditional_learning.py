@@ -130,8 +130,8 @@ PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(steps=4, looks=2, sources=4, held=4, draws=2, calls=3, rounds=1, d_model=32, n_layers=1,
                       batch_size=8),
-    # fifty minutes on two fifths of a core
-    long=_cpu | dict(seeds=3, steps=2000, looks=8, sources=128, held=128, rounds=5),
+    # forty minutes on a quarter of a core
+    long=_cpu | dict(seeds=3, steps=1400, looks=7, sources=96, held=64, draws=4),
     gpu=_cpu | dict(seeds=3, steps=20_000, looks=14, sources=512, held=512, calls=100, rounds=9, d_model=128,
                     batch_size=64))
 # four standard errors of 128 texts, and what another machine does to a trained model
