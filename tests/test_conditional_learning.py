@@ -7,8 +7,8 @@ import torch
 
 from helpers import refused_at_once
 from textdiffusion.conditional_learning import (ARMS, BELIEFS, GUESSES, PRESETS, PRICES, batches_of, check, curves,
-                                                held_parts, kinds_of, looks_of, named, network, prices, ratio, reached,
-                                                rooms, trained, value_spans, worth, written)
+                                                held_parts, kinds_of, looks_of, named, network, prices, reached, trained,
+                                                worth, written)
 from textdiffusion.lengths import lengths_of
 from textdiffusion.pairs import load_pairs
 from textdiffusion.recipes import RECIPES, blocks
@@ -43,15 +43,15 @@ def test_few_sentences_say_nothing_about_sentences():
     row = worth(many, rows_of(['the the', *texts[1:]]))
     assert row['said_valid'] == 1 and row['valid'] == row['right'] == 11/12 and row['said'] < 1
 
-def marked(words): return sum(len(span) for _, span in value_spans(GRAMMAR, words))
+def marked(words): return sum(len(span) for _, span in GRAMMAR.stated(words))
 
 def test_where_a_sentence_says_its_table():
     words = 'near the bakers , cotto offers indian food for less than twenty pounds .'.split()
-    found = {slot: ' '.join(words[span.start:span.stop]) for slot, span in value_spans(GRAMMAR, words)}
+    found = {slot: ' '.join(words[span.start:span.stop]) for slot, span in GRAMMAR.stated(words)}
     assert found == GRAMMAR.slots(words) and found['near'] == 'the bakers' and list(found)[-1] == 'priceRange'
 
 def test_a_source_has_as_many_places_as_training_needs():
-    room, begun = rooms(PAIRS), PAIRS.given(PAIRS.train).sum(1)
+    room, begun = PAIRS.rooms(), PAIRS.given(PAIRS.train).sum(1)
     assert (lengths_of(PAIRS.train, PAIRS.pad_id) <= room[begun]).all() and room[0] == room[-1] == PAIRS.seq_len
     assert room[begun.min()] < room[begun.max()]
 
@@ -65,11 +65,12 @@ def test_held_texts_are_whole_and_each_comes_once():
 def test_a_value_is_named_where_all_of_it_is():
     "A model that reads the answer names everything, one that says one word nothing; whatever its source"
     class Reader(torch.nn.Module):
+        config = SimpleNamespace(vocab_size=PAIRS.vocab_size)
         def __init__(self, ids): super().__init__(); self.ids = ids
         def forward(self, z, share): return torch.nn.functional.one_hot(self.ids, PAIRS.vocab_size).float()
     run = run_at(held=4, batch_size=4)
     (ids, texts), = held_parts(run)
-    spans = [(i, span) for i, words in enumerate(texts) for _, span in value_spans(GRAMMAR, words)]
+    spans = [(i, span) for i, words in enumerate(texts) for _, span in GRAMMAR.stated(words)]
     rows = ids[[i for i, _ in spans]]
     assert named(run, 'masked', Reader(rows))['named'] == 1
     assert named(run, 'masked', Reader(torch.full_like(rows, PAIRS.pad_id)))['named'] == 0
@@ -127,13 +128,14 @@ def test_training_to_a_look_and_on_is_training_at_once(tmp_path):
     trained(run, 'masked', 0, 3)
     assert trained(run, 'masked', 0, 6).weights_hash() == trained(run_at(steps=6), 'masked', 0, 6).weights_hash()
 
-def test_when_a_bar_is_reached_and_how_much_later():
+def test_when_a_bar_is_reached():
     def rows(arm, points): return [dict(arm=arm, seed=0, look=i, steps=n, right=v) for i, (n, v) in enumerate(points)]
     both = rows('masked', [(100, .4), (200, .9)]) + rows('autoregressive', [(10, .4), (20, .9)])
     both.append(dict(arm='masked', seed=0, right=.1))                      # another way of choosing words
     assert curves(both, 'masked', 'right') == {0: [(100, .4), (200, .9)]}
-    late, soon = (reached(both, arm, 'right') for arm in ('masked', 'autoregressive'))
-    assert late == {0: pytest.approx(180)} and ratio(late, soon).mean == pytest.approx(10)
+    late, soon = (reached(both, arm, 'right', .8) for arm in ('masked', 'autoregressive'))
+    assert late == {0: pytest.approx(180)} and soon == {0: pytest.approx(18)}
+    assert reached(both, 'masked', 'right', .95) == {0: math.inf}
 
 def test_presets_grow_and_beliefs_are_few():
     size = {k: p['seeds']*p['steps']*len(p['arms']) for k, p in PRESETS.items()}
