@@ -7,8 +7,8 @@ import torch
 
 from helpers import refused_at_once
 from textdiffusion.conditional_learning import (ARMS, BELIEFS, GUESSES, PRESETS, PRICES, batches_of, check, curves,
-                                                held_parts, kinds_of, looks_of, named, network, prices, reached, trained,
-                                                worth, written)
+                                                held_parts, kinds_of, looks_of, named, network, prices, reached,
+                                                trained, worth, written)
 from textdiffusion.lengths import lengths_of
 from textdiffusion.pairs import load_pairs
 from textdiffusion.recipes import RECIPES, blocks
