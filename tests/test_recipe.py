@@ -7,9 +7,10 @@ import torch
 from helpers import refused_at_once
 from textdiffusion.corpora import load_corpus
 from textdiffusion.lengths import lengths_of
-from textdiffusion.recipe import (ARMS, CONTINUOUS, LOOKS, MASKED, PRESETS, crossed, looks_of, network, plan_of, ratio,
-                                  scores, seconds, sizes_of, trained, unchanged)
+from textdiffusion.recipe import (ARMS, CONTINUOUS, LOOKS, MASKED, PRESETS, looks_of, network, plan_of, ratio, scores,
+                                  seconds, sizes_of, trained, unchanged)
 from textdiffusion.records import Run
+from textdiffusion.statistics import crossed
 
 CORPUS = load_corpus('restaurants')
 
@@ -26,8 +27,8 @@ def rows_of(arm, curve, ms, seed=0):
         dict(arm=arm, seed=seed, look=i, steps=n, valid=v, whole=v) for i, (n, v) in enumerate(curve)]
 
 def test_a_bar_is_crossed_on_straight_lines():
-    assert crossed([(100, .4), (200, .9)]) == 180 and crossed([(100, .8)]) == 100
-    assert crossed([(100, .4), (200, .7)]) == float('inf')
+    assert crossed([(100, .4), (200, .9)], .8) == 180 and crossed([(100, .8)], .8) == 100
+    assert crossed([(100, .4), (200, .7)], .8) == float('inf')
     assert crossed([(100, .4), (200, .7)], .55) == pytest.approx(150)
 
 def test_seconds_are_steps_times_their_cost_and_a_plan_that_ends_below_counts_as_a_whole():

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['MAX_WORDS', 'Tree', 'GRAMMARS', 'MAX_BYTES', 'Grammar', 'path', 'log_prob', 'contains', 'fold', 'n_sentences',
-           'entropy', 'fingerprint', 'describe', 'draw', 'sample', 'parse', 'tags', 'tree', 'leaves', 'slots',
+           'entropy', 'fingerprint', 'describe', 'draw', 'sample', 'parse', 'tags', 'tree', 'leaves', 'stated', 'slots',
            'sub_language', 'enumerate_sentences', 'marginals', 'check_partial', 'posterior', 'is_grammar',
            'load_grammar']
 
@@ -215,16 +215,26 @@ def leaves(
     "The words of a tree from left to right"
     return [tree] if isinstance(tree, str) else [word for child in tree[1:] for word in leaves(child)]
 
+def stated(
+    self:Grammar,
+    words:Sequence[str], # a sentence of the language
+)->list[tuple[str, range]]: # slot, places of the words of its value; in the order of mention
+    "Where a sentence says the slots that the rules declare"
+    def walk(tree, at):
+        if isinstance(tree, str): return
+        if tree[0] in self.book.slots: yield tree[0], range(at, at + len(leaves(tree)))
+        for child in tree[1:]:
+            yield from walk(child, at)
+            at += len(leaves(child))
+    return list(walk(self.tree(words), 0))
+Grammar.stated = stated
+
 def slots(
     self:Grammar,
     words:Sequence[str], # a sentence of the language
 )->dict[str, str]: # slot -> its value as it is said, only the slots that are stated, in the order of mention
     "What a sentence says, as the slots that the rules declare; none where they declare none"
-    def stated(tree):
-        if isinstance(tree, str): return
-        if tree[0] in self.book.slots: yield tree[0], ' '.join(leaves(tree))
-        for child in tree[1:]: yield from stated(child)
-    return dict(stated(self.tree(words)))
+    return {slot: ' '.join(words[span.start:span.stop]) for slot, span in self.stated(words)}
 Grammar.slots = slots
 
 # %% ../nbs/lib/06_grammar.ipynb #eb255ccc

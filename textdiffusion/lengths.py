@@ -7,7 +7,7 @@ __all__ = ['lengths_of', 'trimmed', 'pooled_batches', 'per_text', 'drawn_lengths
 
 # %% ../nbs/lib/16_lengths.ipynb #a5b6f47f
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 import torch
 from torch import Tensor
 from .arguments import check_count, check_function, check_rows, check_tokens
@@ -36,15 +36,18 @@ def pooled_batches(
     pad_id:int,     # the padding behind a text
     pool:int=16,    # batches that are sorted together
     seed:int=0,     # of the run
+    measure:Callable|None=None, # ids (n,L) -> (n,): what rows are sorted by; None = their lengths
 ) -> Callable:      # (step) -> ids (B,longest): `batches` of `fit`
     "Batches of texts of about one length, each cut behind its longest: the same for the same step and seed"
     check_function('batch', batch, ('step', 'batch_size', 'seed'))
     check_count('batch_size', batch_size); check_count('pool', pool)
+    measure = measure or partial(lengths_of, pad_id=pad_id)
+    check_function('measure', measure, ('ids',))
     @lru_cache(maxsize=1)
     def parts(n):
         ids = batch(n, pool*batch_size, seed)
         turns = torch.randperm(pool, generator=step_generator(seed, n)).tolist()
-        return ids[lengths_of(ids, pad_id).argsort(stable=True)].split(batch_size), turns
+        return ids[measure(ids).argsort(stable=True)].split(batch_size), turns
     def batches(step):
         found, turns = parts(step//pool)
         return trimmed(found[turns[step%pool]], pad_id)

@@ -21,6 +21,7 @@ from .corpora import oracle
 from .corpus import Corpus, describe, tokenised
 from .files import held_out_rows, reader_of, safe_name, sources_of
 from .grammar import GRAMMARS, Grammar
+from .lengths import lengths_of
 from .reading_text import find_text, hub_dataset, read_column, repair_encoding, with_sizes
 from textdiffusion.tokenizing import (encode, list_tokenizer, resolve_tokenizer, sentence_rows, special_ids,
     word_tokenizer)
@@ -57,6 +58,12 @@ class PairCorpus(Corpus):
         "What stands behind the source"
         at = self.given(ids).sum(1, keepdim=True) - 1 + torch.arange(ids.shape[1], device=ids.device)
         return ids.gather(1, at.clamp(max=ids.shape[1]-1)).masked_fill(at >= ids.shape[1], self.pad_id)
+
+    def rooms(self) -> Tensor: # (L+1,) int64: places that a row needs at most
+        "By the places up to its target's begin, as in training; all L where no row of training has as many"
+        begun, lengths = self.given(self.train).sum(1), lengths_of(self.train, self.pad_id)
+        most = torch.zeros(self.seq_len+1, dtype=torch.long).scatter_reduce(0, begun.cpu(), lengths.cpu(), 'amax')
+        return most.where(most > 0, self.seq_len)
 
 def grouped(
     pairs:Sequence[tuple[str, str]], # source, target

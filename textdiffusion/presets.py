@@ -135,7 +135,7 @@ CHECKS = dict(corpus=corpus_name, schedule=schedule_name, data_dir=existing_fold
     calls=whole(1, 2000), more_calls=whole(1, 2000), steps=_steps, pretrain_steps=_steps, teacher_steps=_steps,
     lm_steps=_steps, pass_steps=_steps, piece_steps=_steps, few=_steps, orders=whole(1, 10_000),
     student_steps=_steps, pairs=_size, sources=whole(2, 10_000), candidates=whole(2, 100),
-    judge_texts=whole(1, 1_000_000), judge_epochs=whole(1, 1000), held=_size,
+    judge_texts=whole(1, 1_000_000), judge_epochs=whole(1, 1000), held=_size, looks=whole(1, 1000),
     patience=whole(1, 1_000_000), prefix_length=_never_or, widths=whole(1, 4096), embed_dim=whole(1, 4096),
     emb_dim=whole(1, 4096), d_model=whole(1, 16_384), n_layers=whole(1, 256), n_heads=whole(1, 256),
     lr=_rate, muon_lr=_rate, table_lr=_rate, lam=number(0, 1e4), rounding_weight=number(0, 1e4),

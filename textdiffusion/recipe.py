@@ -5,8 +5,7 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'ARMS', 'CONTINUOUS', 'MASKED', 'PRESETS', 'DRIFT', 'check', 'BAR', 'LOOKS', 'ANSWER', 'ENDS', 'Arm',
            'unchanged', 'network', 'loss_of', 'batches_of', 'plan_of', 'looks_of', 'trained', 'sizes_of', 'written',
-           'perfectly', 'perfect', 'scores', 'crossed', 'cost_rows', 'seconds', 'ratio', 'saved', 'answer_figure',
-           'facts']
+           'perfectly', 'perfect', 'scores', 'cost_rows', 'seconds', 'ratio', 'saved', 'answer_figure', 'facts']
 
 # %% ../nbs/10d_recipe.ipynb #d535c1af
 from collections.abc import Callable
@@ -24,7 +23,7 @@ from .reading import Belief, Fact, Facts, Unit, fact, level
 from .recipes import NOISE, RECIPES, Recipe, blocks
 
 # %% ../nbs/10d_recipe.ipynb #b00cd7d8
-from .statistics import above, below, estimate, interval
+from .statistics import above, below, crossed, estimate, interval
 from .training import Fit, fit, train_step
 from .unmasking import canvas, unmask
 
@@ -189,18 +188,6 @@ def scores(
     for r in rows:
         if r['arm'] == arm: found.setdefault(r['seed'], []).append((r['steps'], r[column]/top))
     return {seed: sorted(curve) for seed, curve in found.items()}
-
-# %% ../nbs/10d_recipe.ipynb #e5ba93db
-def crossed(
-    curve, # [(steps, score)], ascending
-    bar:float=BAR, # of the score
-) -> float: # steps; infinite if it is not reached
-    "The step at which a score first reaches a bar, on straight lines from (0, 0)"
-    before = (0, 0.)
-    for n, score in curve:
-        if score >= bar: return before[0] + (n - before[0])*(bar - before[1])/(score - before[1])
-        before = n, score
-    return float('inf')
 
 # %% ../nbs/10d_recipe.ipynb #0aa3d709
 def cost_rows(run) -> list: # of `in_turn`

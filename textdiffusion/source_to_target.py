@@ -115,10 +115,11 @@ def covered(
     corpus:PairCorpus, # whose words
     source:str,        # a table
     text:str,          # words, a space between them
-) -> list[bool]:       # one for each value that is named as it stands
+    slots=LITERAL,     # whose values are looked for
+) -> list[bool]:       # one for each of them that the table has
     "Whether the words of a value stand in a text, side by side"
     table = read_back(source, SLOTS)
-    wanted = [as_words(corpus.tokenizer, table[slot]).casefold() for slot in LITERAL if slot in table]
+    wanted = [as_words(corpus.tokenizer, table[slot]).casefold() for slot in slots if slot in table]
     return [f' {value} ' in f' {text.casefold()} ' for value in wanted]
 
 def right(

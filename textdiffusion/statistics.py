@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['t_quantile', 'Estimate', 'interval', 'values_by_seed', 'estimate', 'mean_of', 'paired', 'above', 'below', 'within',
-           'all_hold', 'summarise', 'last_above']
+           'all_hold', 'summarise', 'last_above', 'crossed']
 
 # %% ../nbs/lib/66_statistics.ipynb #89fa6269
 import math
@@ -159,3 +159,15 @@ def last_above(
     x = np.linspace(lines[0][0, 0], max(line[0, -1] for line in lines), 1001)
     a, b = (np.interp(x, *line) for line in lines)
     return float(x[a > b].max(initial=x[0]))
+
+def crossed(
+    curve,     # of (x, y), the x above 0 and ascending
+    bar:float, # of y, above 0
+) -> float:    # x; infinite if the bar is not reached
+    "Where a curve first reaches a bar, on straight lines from (0, 0)"
+    _check_bar(bar, 0.)
+    before = (0, 0.)
+    for x, y in curve:
+        if y >= bar: return before[0] + (x - before[0])*(bar - before[1])/(y - before[1])
+        before = x, y
+    return math.inf
