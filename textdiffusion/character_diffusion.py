@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'ARMS', 'PUBLISHED', 'PRESETS', 'DRIFT', 'ANSWER', 'masked_model', 'muon', 'steady', 'Arm', 'check',
-           'new_model', 'start', 'train_arm', 'passes_of', 'text_facts', 'pass_facts', 'facts', 'dots', 'answer_figure',
-           'passes_figure']
+           'new_model', 'steps_of', 'start', 'train_arm', 'passes_of', 'text_facts', 'pass_facts', 'facts', 'dots',
+           'answer_figure', 'passes_figure']
 
 # %% ../nbs/06b_character_diffusion.ipynb #2a46b681
 import math
@@ -72,6 +72,7 @@ class Arm:
     fixed:bool=False                          # tiny-diffusion's windows
     few:bool=False                            # the small text only, watched on held-out text
     steps:str='steps'                         # the parameter that says how many
+    part:float=1.                             # of these that it trains for
     contexts:dict=field(default_factory=lambda: dict(nats=0)) # column -> characters given
 
 # %% ../nbs/06b_character_diffusion.ipynb #5d6fca74
@@ -124,6 +125,10 @@ def new_model(run, arm, corpus) -> nn.Module: # untrained
     sizes = {k: getattr(run.cfg, k) for k in ('d_model', 'n_layers', 'n_heads')}
     return arm.model(corpus.vocab_size, corpus.seq_len, sizes).to(run.device)
 
+def steps_of(cfg, arm) -> int: # at least 1
+    "Training steps of an arm"
+    return max(1, round(arm.part*getattr(cfg, arm.steps)))
+
 def start(
     run,
     arms, # name -> Arm
@@ -134,7 +139,7 @@ def start(
                               column=getattr(cfg, 'column', None)).to(run.device)
     loss_fn, batch = mine[0].loss(run.corpus.mask_id, **mine[0].how), run.corpus.train[:cfg.batch_size]
     per_step = training_seconds(new_model(run, mine[0], run.corpus), loss_fn, batch, mine[0].optimizer(cfg))
-    steps = cfg.seeds*sum(getattr(cfg, a.steps) for a in mine)
+    steps = cfg.seeds*sum(steps_of(cfg, a) for a in mine)
     run.announce(steps, 1.3*steps*per_step + 30)
 
 # %% ../nbs/06b_character_diffusion.ipynb #20a579ab
@@ -148,7 +153,7 @@ def train_arm(run, arm, name, seed, corpus) -> Fit: # averaged weights and all
     def held_out(model):
         return text_nll(model, corpus.test[:cfg.watched], corpus.mask_id, draws=8).mean().item()/cfg.seq_len
     torch.manual_seed(seed)
-    return fit(new_model(run, arm, corpus), arm.loss(corpus.mask_id, **arm.how), batch, getattr(cfg, arm.steps),
+    return fit(new_model(run, arm, corpus), arm.loss(corpus.mask_id, **arm.how), batch, steps_of(cfg, arm),
                seed=seed, optimizer=arm.optimizer(cfg), every=25, save_every=100, name=f'{name}, seed {seed}',
                folder=run.folder_of(f'{name}-{seed}'), evaluate=held_out if arm.few else None, **arm.training)
 
