@@ -66,13 +66,13 @@ class Block(nn.Module):
 
     def forward(self,
         h:Tensor, # (B,L,d_model)
-        attend=None, # (q, k, v), each (B,H,L,D) -> (B,H,L,D); None = to all places, or to those before
-    ) -> Tensor:  # (B,L,d_model)
+        attend=None, # (q, k, v), each (B,H,L,D) -> (n,H,L,D) of the first n rows; None = of all, as `causal` says
+    ) -> Tensor:  # (n,L,d_model)
         "One residual step"
         q, k, v = self.qkv(self.norm(h)).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.turn(self.scale(q)), self.turn(self.scale(k))
         att = attend(q, k, v) if attend else F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
-        h = h + self.out(att.transpose(1, 2).flatten(2))
+        h = h[:len(att)] + self.out(att.transpose(1, 2).flatten(2))
         return h + self.down(self.act(self.up(self.norm(h))))
 
 # %% ../nbs/lib/30_models.ipynb #4dbcd549
