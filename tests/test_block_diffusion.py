@@ -7,12 +7,13 @@ import torch
 from helpers import refused_at_once
 
 from textdiffusion.block_diffusion import (ARMS, BLOCKS, PRESETS, block_bound, block_costs, block_nll, check, facts,
-                                           in_blocks, written_by)
+                                           in_blocks, known, written_by)
 from textdiffusion.blocks import BlockConfig, BlockDenoiser
 from textdiffusion.character_diffusion import ARMS as BEFORE
 from textdiffusion.corpora import load_corpus
 from textdiffusion.left_to_right import BlockCached
 from textdiffusion.models import CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser
+from textdiffusion.records import pinned
 from textdiffusion.streams import next_nll, text_nll
 
 V, L = 9, 12
@@ -25,7 +26,7 @@ def shaken(model):
     for p in model.parameters(): torch.nn.init.normal_(p, std=.2)
     return model.eval()
 
-def network(size): return shaken(in_blocks(size, 1.).model(V, L, SIZES))
+def network(size): return shaken(in_blocks(size).model(V, L, SIZES))
 
 def smoke(**given): return SimpleNamespace(**PRESETS['smoke'] | given)
 
@@ -49,7 +50,8 @@ def test_a_score_depends_on_its_block_and_on_the_whole_blocks_before_it_and_on_n
 def test_a_last_block_may_be_shorter_where_texts_are_written():
     model, z = network(5), IDS.masked_fill(torch.arange(L) >= 10, V)
     other = z.index_fill(1, torch.tensor([11]), 3)
-    assert not torch.allclose(model(z)[:, 10], model(other)[:, 10]) and torch.equal(model(z)[:, :10], model(other)[:, :10])
+    assert not torch.allclose(model(z)[:, 10], model(other)[:, 10])
+    assert torch.equal(model(z)[:, :10], model(other)[:, :10])
 
 def test_a_saved_network_comes_back(tmp_path):
     model = network(4)
@@ -58,13 +60,16 @@ def test_a_saved_network_comes_back(tmp_path):
     assert again.config.size == 4 and torch.equal(again(IDS), model(IDS))
 
 def test_the_cache_of_a_masked_denoiser_is_none_for_blocks():
-    with pytest.raises(TypeError, match='model must be a MaskedDenoiser, got a BlockDenoiser'): BlockCached(network(4), 4)
+    with pytest.raises(TypeError, match='model must be a MaskedDenoiser, got a BlockDenoiser'):
+        BlockCached(network(4), 4)
 
 # the bound at its ends ------------------------------------------------------------------------------------------------
 
 def test_one_block_is_masked_diffusion_draw_by_draw():
     masked = shaken(MaskedDenoiser(MaskedConfig(vocab_size=V, **SIZES)))
-    for draws in (1, 5): assert torch.allclose(block_nll(network(L), IDS, V, draws=draws), text_nll(masked, IDS, V, draws=draws))
+    for draws in (1, 5):
+        ours, theirs = (f(model, IDS, V, draws=draws) for f, model in ((block_nll, network(L)), (text_nll, masked)))
+        assert torch.allclose(ours, theirs)
 
 def test_blocks_of_one_are_an_autoregressive_model_and_exact():
     "A network that reads whole texts as a causal one does, and is asked by a mask instead of the place before"
@@ -84,7 +89,7 @@ def test_what_is_given_costs_nothing(size):
     if size < L:
         whole, rest = block_nll(model, IDS, V), block_nll(model, IDS, V, context=size*(L//size - 1))
         assert (rest < whole).all()
-    untrained = in_blocks(size, 1.).model(V, L, SIZES)
+    untrained = in_blocks(size).model(V, L, SIZES)
     assert block_bound(size)(V)(untrained, IDS)['loss'].item() == pytest.approx(math.log(V), rel=1e-5)
 
 def test_a_draw_masks_as_many_as_it_was_told_and_weighs_them():
@@ -125,17 +130,16 @@ def test_the_twin_writes_one_character_a_call():
 
 def test_arms_differ_in_what_their_names_say_alone():
     assert ARMS['masked'] == BEFORE['diffusion']
-    twin, before = vars(ARMS['autoregressive']), vars(BEFORE['autoregressive'])
-    assert {k for k in twin if twin[k] != before[k]} <= {'part'}
+    assert ARMS['autoregressive'] == BEFORE['autoregressive']
     sizes = {name: {p.shape for p in arm.model(V, L, SIZES).parameters()} for name, arm in ARMS.items()}
     assert all(sizes[a] == sizes['masked'] for a in BLOCKS)
     for name, size in BLOCKS.items(): assert ARMS[name].model(V, L, SIZES).config.size == size
-    assert BEFORE['diffusion'].part == 1. and ARMS['blocks-4'].steps_in(SimpleNamespace(steps=1)) == 1
+    assert BEFORE['diffusion'].windows == 1. and {ARMS[a].windows for a in BLOCKS} == {.5}
 
 def test_a_window_that_blocks_do_not_fill_is_refused():
     corpus = load_corpus('restaurants')
     assert check(smoke(), corpus) is None and check(smoke(arms=['masked'], seq_len=30), corpus) is None
-    with pytest.raises(ValueError, match='seq_len must be a multiple of 16, the size of a block of the arm blocks-16, not 36'):
+    with pytest.raises(ValueError, match='seq_len must be a multiple of 16, the size of a block of .* blocks-16, not 36'):
         check(smoke(seq_len=36), corpus)
     with pytest.raises(ValueError, match='blocks of 5 do not fill 12 places'): block_bound(5)(V)(network(5), IDS)
     with pytest.raises(ValueError, match='size must be a whole number of at least 1, got 0'): BlockConfig(size=0)
@@ -146,18 +150,33 @@ def test_the_command_refuses(given, said):
     refused_at_once([said], 'run', '06k', '--preset', 'smoke', *given)
 
 def test_facts_compare_seed_by_seed():
-    nats = {'masked': 2., 'blocks-16': 1.9, 'blocks-4': 1.6, 'blocks-1': 1.55, 'autoregressive': 1.5, '5-gram': 1.7}
+    nats = {'masked': 2., 'blocks-16': 1.9, 'blocks-4': 1.6, 'autoregressive': 1.5, '5-gram': 1.7}
     rows = [dict(arm=a, seed=s, nats=n + s/100) for a, n in nats.items() for s in range(3)]
-    texts = [dict(arm=a, seed=s, way=f'{k} a call', judge=n + k) for a, n in nats.items() for s in range(3) for k in (1, 4)]
-    record = dict(rows=rows, texts=texts, parameters=dict(arms=list(ARMS)))
-    f = facts(record)
+    texts = [dict(arm=a, seed=s, way=f'{k} a call', judge=n + k) for a, n in nats.items() for s in range(3)
+             for k in (1, 4)[:1 + (a != 'autoregressive')]]
+    f = facts(dict(rows=rows, texts=texts))
     assert f.saved.mean == pytest.approx(.4) and f.part.mean == pytest.approx(.25) and f.behind.mean == pytest.approx(.1)
-    assert f.streams.mean == pytest.approx(.05) and f.blocks4_quick.mean == pytest.approx(3) and f.behind.half < 1e-6
-    few = facts(record | dict(parameters=dict(arms=['blocks-4'])))
+    assert f.blocks4_quick.mean == pytest.approx(3) and f.twin_judge.mean == pytest.approx(2.5) and f.behind.half < 1e-6
+    few = facts(dict(rows=[r for r in rows if r['arm'] == 'blocks-4'], texts=[]))
     assert few.blocks4.mean == pytest.approx(1.61) and 'saved' not in few
 
 def test_presets_grow():
-    size = {k: p['seeds']*p['steps']*len(p['arms'])*p['d_model'] for k, p in PRESETS.items()}
+    size = {k: p['seeds']*p['steps']*p['d_model'] for k, p in PRESETS.items()}
     assert size['smoke'] < size['cpu'] < size['long'] < size['gpu']
     for p in PRESETS.values():
         assert set(p['arms']) <= set(ARMS) and not any(p['seq_len'] % size for size in BLOCKS.values())
+
+# what 06b found -------------------------------------------------------------------------------------------------------
+
+def test_06b_stands_beside_a_run_of_the_same_parameters_alone():
+    held = pinned('06b_character_diffusion', 'long', 'tiny_shakespeare')
+    def run(fingerprint=held['corpus_fingerprint'], **given):
+        return SimpleNamespace(cfg=SimpleNamespace(**PRESETS['long'] | dict(preset='long') | given),
+                               corpus=SimpleNamespace(name='tiny_shakespeare', fingerprint=fingerprint))
+    found = known(run())
+    assert {(r['arm'], r['seed']) for r in found['rows']} == {(a, s) for a in ('autoregressive', 'masked')
+                                                              for s in range(3)}
+    assert {r['way'] for r in found['texts'] if r['arm'] == 'masked'} == {'64 calls', '16 calls'}
+    assert {r['arm'] for r in known(run(arms=['masked']))['rows']} == {'autoregressive'}
+    for other in (dict(steps=1299), dict(d_model=64), dict(fingerprint='other'), dict(preset='cpu')):
+        assert known(run(**other)) == dict(rows=[], texts=[]), other

@@ -65,12 +65,8 @@ class Arm:
     fixed:bool=False                          # tiny-diffusion's windows
     few:bool=False                            # the small text only, watched on held-out text
     steps:str='steps'                         # the parameter that says how many
-    part:float=1.                             # of these that it trains for
+    windows:float=1.                          # of the batch that a step sees
     contexts:dict=field(default_factory=lambda: dict(nats=0)) # column -> characters given
-
-    def steps_in(self, cfg) -> int: # at least 1
-        "Training steps at the size of a run"
-        return max(1, round(self.part*getattr(cfg, self.steps)))
 
 # %% ../nbs/06b_character_diffusion.ipynb #5d6fca74
 def steady(
@@ -137,9 +133,10 @@ def start(
     cfg, mine = run.cfg, [arms[a] for a in run.cfg.arms]
     run.corpus = running_text(cfg.corpus, cfg.seq_len, data_dir=cfg.data_dir or None, lines=cfg.lines,
                               column=getattr(cfg, 'column', None)).to(run.device)
-    loss_fn, batch = mine[0].loss(run.corpus.mask_id, **mine[0].how), run.corpus.train[:cfg.batch_size]
+    loss_fn = mine[0].loss(run.corpus.mask_id, **mine[0].how)
+    batch = run.corpus.train[:round(mine[0].windows*cfg.batch_size)]
     per_step = training_seconds(new_model(run, mine[0], run.corpus), loss_fn, batch, mine[0].optimizer(cfg))
-    steps = cfg.seeds*sum(a.steps_in(cfg) for a in mine)
+    steps = cfg.seeds*sum(getattr(cfg, a.steps) for a in mine)
     run.announce(steps, 1.3*steps*per_step + 30)
 
 # %% ../nbs/06b_character_diffusion.ipynb #20a579ab
@@ -149,11 +146,11 @@ def train_arm(run, arm, name, seed, corpus) -> Fit: # averaged weights and all
     windows = fixed_windows(stream, cfg.batch_size, corpus.seq_len) if arm.fixed else None
     def batch(step):
         if arm.fixed: return windows[step % len(windows)]
-        return random_windows(stream, step, cfg.batch_size, corpus.seq_len, seed)
+        return random_windows(stream, step, round(arm.windows*cfg.batch_size), corpus.seq_len, seed)
     def held_out(model):
         return text_nll(model, corpus.test[:cfg.watched], corpus.mask_id, draws=8).mean().item()/cfg.seq_len
     torch.manual_seed(seed)
-    return fit(new_model(run, arm, corpus), arm.loss(corpus.mask_id, **arm.how), batch, arm.steps_in(cfg),
+    return fit(new_model(run, arm, corpus), arm.loss(corpus.mask_id, **arm.how), batch, getattr(cfg, arm.steps),
                seed=seed, optimizer=arm.optimizer(cfg), every=25, save_every=100, name=f'{name}, seed {seed}',
                folder=run.folder_of(f'{name}-{seed}'), evaluate=held_out if arm.few else None, **arm.training)
 
