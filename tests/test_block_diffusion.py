@@ -7,7 +7,7 @@ import torch
 from helpers import refused_at_once
 
 from textdiffusion.block_diffusion import (ARMS, BLOCKS, PRESETS, block_bound, block_costs, block_nll, check, facts,
-                                           in_blocks, known, written_by)
+                                           in_blocks, known, left_nll, written_by)
 from textdiffusion.blocks import BlockConfig, BlockDenoiser
 from textdiffusion.character_diffusion import ARMS as BEFORE
 from textdiffusion.corpora import load_corpus
@@ -80,8 +80,15 @@ def test_blocks_of_one_are_an_autoregressive_model_and_exact():
     chain = -sum(link.gather(1, IDS[:, i:i+1])[:, 0] for i, link in enumerate(links))
     assert torch.allclose(nats, chain.double(), rtol=1e-5)
     assert torch.equal(nats, block_nll(model, IDS, V, seed=7, draws=1))
-    probabilities = torch.cartesian_prod(torch.arange(V), torch.arange(V))        # of all texts of two places
-    assert block_nll(model, probabilities, V).neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
+    assert torch.allclose(left_nll(model, IDS, V), nats)
+
+@pytest.mark.parametrize('size', [1, 2, 4])
+def test_from_the_left_the_probabilities_of_all_texts_add_up_to_one(size):
+    texts = torch.cartesian_prod(*4*[torch.arange(3)])
+    model = shaken(in_blocks(size).model(3, 4, SIZES))
+    assert left_nll(model, texts, 3).neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
+    begun = left_nll(model, texts, 3) - left_nll(model, texts, 3, context=size)           # of the first block alone
+    assert begun[texts[:, size:].sum(1) == 0].neg().exp().sum().item() == pytest.approx(1, abs=1e-5)
 
 @pytest.mark.parametrize('size', [1, 3, 12])
 def test_what_is_given_costs_nothing(size):
@@ -139,7 +146,7 @@ def test_arms_differ_in_what_their_names_say_alone():
 def test_a_window_that_blocks_do_not_fill_is_refused():
     corpus = load_corpus('restaurants')
     assert check(smoke(), corpus) is None and check(smoke(arms=['masked'], seq_len=30), corpus) is None
-    with pytest.raises(ValueError, match='seq_len must be a multiple of 16, the size of a block of .* blocks-16, not 36'):
+    with pytest.raises(ValueError, match='seq_len must be a multiple of 16, the size .* blocks-16, not 36'):
         check(smoke(seq_len=36), corpus)
     with pytest.raises(ValueError, match='blocks of 5 do not fill 12 places'): block_bound(5)(V)(network(5), IDS)
     with pytest.raises(ValueError, match='size must be a whole number of at least 1, got 0'): BlockConfig(size=0)
@@ -151,12 +158,16 @@ def test_the_command_refuses(given, said):
 
 def test_facts_compare_seed_by_seed():
     nats = {'masked': 2., 'blocks-16': 1.9, 'blocks-4': 1.6, 'autoregressive': 1.5, '5-gram': 1.7}
-    rows = [dict(arm=a, seed=s, nats=n + s/100) for a, n in nats.items() for s in range(3)]
+    rows = [dict(arm=a, seed=s, nats=n + s/100, left=n - .2 if a == 'blocks-4' else None)
+            for a, n in nats.items() for s in range(3)]
     texts = [dict(arm=a, seed=s, way=f'{k} a call', judge=n + k) for a, n in nats.items() for s in range(3)
              for k in (1, 4)[:1 + (a != 'autoregressive')]]
-    f = facts(dict(rows=rows, texts=texts))
-    assert f.saved.mean == pytest.approx(.4) and f.part.mean == pytest.approx(.25) and f.behind.mean == pytest.approx(.1)
-    assert f.blocks4_quick.mean == pytest.approx(3) and f.twin_judge.mean == pytest.approx(2.5) and f.behind.half < 1e-6
+    f = facts(dict(rows=rows, texts=texts, costs={'masked': 3., 'blocks-4': 4.5}))
+    assert f.cost.mean == pytest.approx(1.5)
+    assert f.saved.mean == pytest.approx(.4) and f.part.mean == pytest.approx(.25)
+    assert f.behind.mean == pytest.approx(.1) and f.blocks4_quick.mean == pytest.approx(3)
+    assert f.twin_judge.mean == pytest.approx(2.5) and f.behind.half < 1e-6
+    assert f.order.mean == pytest.approx(.21) and f.left_behind.mean == pytest.approx(-.11)
     few = facts(dict(rows=[r for r in rows if r['arm'] == 'blocks-4'], texts=[]))
     assert few.blocks4.mean == pytest.approx(1.61) and 'saved' not in few
 

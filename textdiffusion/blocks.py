@@ -54,7 +54,7 @@ def two_streams(
         return torch.cat([asked_stream(size)(q, k, v), whole])
     return attend
 
-# %% ../nbs/lib/31_blocks.ipynb #36696e18
+# %% ../nbs/lib/31_blocks.ipynb #7a8e36e6
 class BlockConfig(CausalConfig):
     "Settings of a `BlockDenoiser`: those of its autoregressive twin, and the size of a block"
     model_type = 'textdiffusion_block (import textdiffusion first)'
