@@ -157,14 +157,14 @@ def test_the_command_refuses(given, said):
     refused_at_once([said], 'run', '06k', '--preset', 'smoke', *given)
 
 def test_facts_compare_seed_by_seed():
-    nats = {'masked': 2., 'blocks-16': 1.9, 'blocks-4': 1.6, 'autoregressive': 1.5, '5-gram': 1.7}
+    nats = {'masked': 2., 'blocks-4': 1.6, 'autoregressive': 1.5, '5-gram': 1.7}
     rows = [dict(arm=a, seed=s, nats=n + s/100, left=n - .2 if a == 'blocks-4' else None)
             for a, n in nats.items() for s in range(3)]
     texts = [dict(arm=a, seed=s, way=f'{k} a call', judge=n + k) for a, n in nats.items() for s in range(3)
              for k in (1, 4)[:1 + (a != 'autoregressive')]]
     f = facts(dict(rows=rows, texts=texts, costs={'masked': 3., 'blocks-4': 4.5}))
     assert f.cost.mean == pytest.approx(1.5)
-    assert f.saved.mean == pytest.approx(.4) and f.part.mean == pytest.approx(.25)
+    assert f.saved.mean == pytest.approx(.4) and f.way.mean == pytest.approx(.8)
     assert f.behind.mean == pytest.approx(.1) and f.blocks4_quick.mean == pytest.approx(3)
     assert f.twin_judge.mean == pytest.approx(2.5) and f.behind.half < 1e-6
     assert f.order.mean == pytest.approx(.21) and f.left_behind.mean == pytest.approx(-.11)
