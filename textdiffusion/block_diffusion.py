@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'BLOCKS', 'ARMS', 'PRESETS', 'ANSWER', 'block_costs', 'block_bound', 'block_nll', 'left_nll', 'in_blocks',
-           'check', 'step_costs', 'known', 'written_by', 'short', 'text_facts', 'facts', 'ratio', 'answer_figure']
+           'check', 'step_costs', 'known', 'written_by', 'short', 'text_facts', 'facts', 'answer_figure']
 
 # %% ../nbs/06k_block_diffusion.ipynb #85646c7d
 from collections.abc import Callable
@@ -197,18 +197,12 @@ def facts(record) -> Facts: # by name
     f = {name: level(rows, 'nats', arm=a) for name, a in zip(nats, arms)} | text_facts(record)
     if {'masked', 'blocks4', 'twin'} - nats.keys(): return Facts(f)
     masked, b4, twin = (nats[a] for a in ('masked', 'blocks4', 'twin'))
-    left = values_by_seed(rows, 'left', dict(arm='blocks-4'))
+    left, costs = values_by_seed(rows, 'left', dict(arm='blocks-4')), record['costs']
     def each(fn, unit='nats'): return fact(interval(map(fn, twin)), unit)
-    return Facts(f, left=fact(interval(left.values()), 'nats'), cost=fact(ratio(record['costs'])),
+    return Facts(f, left=fact(interval(left.values()), 'nats'), cost=fact(costs['blocks-4']/costs['masked']),
         behind=each(lambda s: b4[s] - twin[s]), saved=each(lambda s: masked[s] - b4[s]),
         way=each(lambda s: (masked[s] - b4[s])/(masked[s] - twin[s]), 'share'),
         order=each(lambda s: b4[s] - left[s]), left_behind=each(lambda s: left[s] - twin[s]))
-
-def ratio(
-    costs:dict, # arm -> milliseconds of a step
-) -> float: # 1 where they take as long
-    "How many times as long a step takes with blocks of 4 as one of masked diffusion"
-    return costs['blocks-4']/costs['masked']
 
 # %% ../nbs/06k_block_diffusion.ipynb #fe235e0c
 ANSWER = """**A quarter of the way to an autoregressive model.** After the same seconds of training a held-out character
