@@ -16,7 +16,7 @@ from textdiffusion import unmasking
 from textdiffusion.corpora import oracle
 from textdiffusion.tokenizing import list_tokenizer
 from textdiffusion.classifying import mask_exactly
-from textdiffusion.denoising import _stratified_counts, masked_nelbo
+from textdiffusion.denoising import stratified_counts, masked_nelbo
 from textdiffusion.grammar import Grammar
 from textdiffusion.metrics import exact_nll, nll_rates, oracle_scores
 from textdiffusion.models import Block, CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser, load, rms_norm, rotary
@@ -209,10 +209,10 @@ def test_training_and_evaluation_estimate_one_bound(timed):
         assert abs(bound.mean() - counted.mean()).item() < 4*error < .3, name
 
 def test_counts_are_stratified_and_masks_are_common():
-    counts = _stratified_counts(torch.tensor([20, 7, 1]), 20, seeded())
+    counts = stratified_counts(torch.tensor([20, 7, 1]), 20, seeded())
     assert (counts[0].sort().values == torch.arange(1, 21)).all() and (counts[2] == 1).all()
     assert set(counts[1].tolist()) == set(range(1, 8)) and counts[1].bincount()[1:].max() <= 3
-    assert _stratified_counts(torch.full((300,), 3), 1, seeded()).flatten().bincount().tolist() == [0, 100, 100, 100]
+    assert stratified_counts(torch.full((300,), 3), 1, seeded()).flatten().bincount().tolist() == [0, 100, 100, 100]
     seen = {}
     for name in ('one', 'other'):
         seen[name] = []

@@ -66,13 +66,13 @@ class Block(nn.Module):
 
     def forward(self,
         h:Tensor, # (B,L,d_model)
-    ) -> Tensor:  # (B,L,d_model)
+        attend=None, # (q, k, v), each (B,H,L,D) -> (n,H,L,D) of the first n rows; None = of all, as `causal` says
+    ) -> Tensor:  # (n,L,d_model)
         "One residual step"
-        B, L, d = h.shape
-        q, k, v = self.qkv(self.norm(h)).view(B, L, 3, self.n_heads, d//self.n_heads).permute(2, 0, 3, 1, 4)
+        q, k, v = self.qkv(self.norm(h)).unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)
         q, k = self.turn(self.scale(q)), self.turn(self.scale(k))
-        att = F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)  # (B,H,L,d/H)
-        h = h + self.out(att.transpose(1, 2).reshape(B, L, d))
+        att = attend(q, k, v) if attend else F.scaled_dot_product_attention(q, k, v, is_causal=self.causal)
+        h = h[:len(att)] + self.out(att.transpose(1, 2).flatten(2))
         return h + self.down(self.act(self.up(self.norm(h))))
 
 # %% ../nbs/lib/30_models.ipynb #4dbcd549

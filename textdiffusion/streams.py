@@ -173,13 +173,14 @@ def nll_row(
     corpus,
     contexts:dict, # name of a column -> characters that are given
     draws:int=16,  # masks per row
+    price:Callable=text_nll, # (model, rows, mask_id, context, draws) -> (n,) nats per row
 ) -> dict:         # for each column nats per character and their standard error; bits where there is a column nats
     "What rows of held-out text cost"
     if corpus.eos_id is not None:
         raise ValueError(f'nll_row prices running text, and {corpus.name} is made of sentences; nll_rates prices these')
     row = dict(blocks=len(check_rows(rows, 'rows')))
     for column, context in contexts.items():
-        nats = text_nll(model, rows, corpus.mask_id, context, draws)
+        nats = price(model, rows, corpus.mask_id, context, draws)
         letters = characters(rows[:, context:], corpus)
         row |= {column: nats.sum().item()/letters, f'{column}_se': nats.std().item()*len(rows)**.5/letters}
     return row | (dict(bits=row['nats']/math.log(2)) if 'nats' in row else {})
