@@ -199,16 +199,17 @@ def facts(record) -> Facts: # by name
     masked, b4, twin = (nats[a] for a in ('masked', 'blocks4', 'twin'))
     left, costs = values_by_seed(rows, 'left', dict(arm='blocks-4')), record['costs']
     def each(fn, unit='nats'): return fact(interval(map(fn, twin)), unit)
-    return Facts(f, left=fact(interval(left.values()), 'nats'), cost=fact(costs['blocks-4']/costs['masked']),
+    return Facts(f, grams=level(rows, 'nats', arm='5-gram'), left=fact(interval(left.values()), 'nats'),
+        cost=fact(costs['blocks-4']/costs['masked']),
         behind=each(lambda s: b4[s] - twin[s]), saved=each(lambda s: masked[s] - b4[s]),
         way=each(lambda s: (masked[s] - b4[s])/(masked[s] - twin[s]), 'share'),
         order=each(lambda s: b4[s] - left[s]), left_behind=each(lambda s: left[s] - twin[s]))
 
 # %% ../nbs/06k_block_diffusion.ipynb #fe235e0c
-ANSWER = """**A quarter of the way to an autoregressive model.** After the same seconds of training a held-out character
-costs masked diffusion at most {{masked:bare}}, in blocks of 4 at most {{blocks4}}, its autoregressive twin {{twin}}. If
-each block is filled from its left, the same networks' text costs exactly {{left}}. Blocks written in one call read far
-worse."""
+ANSWER = """**A quarter of the way to an autoregressive model.** Nats per held-out character, after the same seconds
+of training: masked diffusion ≤ {{masked:bare}}, blocks of 4 ≤ {{blocks4:bare}}, the same network writing from left
+to right {{twin:bare}}. If each block is filled in that order too, its text costs exactly {{left:bare}}. Blocks
+written in one call read far worse."""
 
 def answer_figure(record): # axes
     "Nats per held-out character: every arm, models that count, a published one"

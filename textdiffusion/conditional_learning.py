@@ -297,10 +297,10 @@ LOOKS = dict(zip(ARMS, ('C0', 'C1', '.3', 'C2')))
 _TOLD = dict(zip(ARMS, ('right valid said_valid named table_nats other_nats', 'right valid said', 'right',
                         'right valid named')))
 
-ANSWER = """**More than `1,400` steps, and masked and continuous models go opposite ways.** An autoregressive model is
-right in half of its texts after {{autoregressive_steps}} ({{autoregressive_seconds}}). A masked one writes before it
-listens: in the end {{masked_valid}} are sentences, {{masked_right}} right; scores that start as the words' vectors
-bring {{masked_shared_right}}. A continuous one listens first: {{continuous_valid}} are sentences, nearly all right."""
+ANSWER = """**Longer than `1,400` steps, and they fail in opposite ways.** An autoregressive model is right in half of
+its texts after {{autoregressive_steps}} ({{autoregressive_seconds}}). A masked one writes sentences that miss their
+table: {{masked_valid}} are sentences, {{masked_right}} right; with output weights that start as the word vectors
+{{masked_shared_right}} are. A continuous one writes few, {{continuous_valid}}, nearly all right."""
 
 def _line(ax, record, arm, column, style='-', scale=1, label=None):
     "Means over seeds by steps"
