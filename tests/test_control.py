@@ -13,8 +13,9 @@ from textdiffusion.guiding import (anew, by_score, by_steps, clean_words, kept, 
 from textdiffusion.noisy_readers import Reader, check_table, kinds_of, wish_loss
 from textdiffusion.recipes import NOISE, RECIPES
 from textdiffusion.sampling import sample
-from textdiffusion.steering import CountedGradients, asked, ends_wish, known_words, texts_of, together, wishes
-from textdiffusion.targets import JUDGES, base_rates, by_rejection, draw_targets, outcomes, target
+from textdiffusion.steering import CountedGradients, ends_wish, known_words, texts_of, wishes
+from textdiffusion.targets import (JUDGES, asked, base_rates, by_rejection, draw_targets, outcomes, target,
+                                   together)
 
 CORPUS = load_corpus('restaurants')
 LANGUAGE, L = CORPUS.grammar, CORPUS.seq_len

@@ -60,7 +60,7 @@ def test_a_dead_end_is_filled_by_the_plain_model():
 
 def test_where_a_sentence_ends_is_on_the_canvas():
     board = Couples(CORPUS, language_tokens(CORPUS, 'here'), 2, 1, PAIRS)
-    for (_, tags), row in zip(board.couples['content + tags'], board.start('content + tags')):
+    for tags, row in zip(board.sides['content + tags'][1], board.start('content + tags')):
         assert row[1] == CORPUS.bos_id and row[len(tags.asked)+2] == CORPUS.eos_id
         assert (row[2:len(tags.asked)+2] == CORPUS.mask_id).all()
     ids = filled(perfect(board, 'content + tags'), board.wishes['content + tags'], 2)

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from helpers import refused_at_once, smoke_run
+from helpers import obeyed, refused_at_once, smoke_run
 
 from textdiffusion.bart import small_bart
 from textdiffusion.bart_x0 import BartLayers
@@ -37,6 +37,9 @@ def test_a_saved_model_and_a_wrong_one(tmp_path):
     assert record['pretrained'][0]['note'] == 'published weights'
     refused_at_once(['base_model'], 'run', '02_weight_tying', '--preset', 'smoke', '-p', 'base_model',
                     tmp_path/'nowhere/at/all')
+    longer = obeyed('run', '02_weight_tying', '--preset', 'smoke', '-p', 'base_model', tmp_path/'bart',
+                    '-p', 'seq_len', '40')
+    assert longer.returncode != 0 and 'seq_len must be below' in longer.stderr.strip().splitlines()[-1]
 
 # the parts -----------------------------------------------------------------------------------------------------------
 

@@ -25,7 +25,7 @@ BELIEFS = [
 # %% ../nbs/10e_same_seconds.ipynb #c621a498
 WAYS = {'50 calls': dict(calls=50), '100 calls': dict(calls=100), '200 calls': dict(calls=200),
         '400 calls': dict(calls=400), '50 calls, DDIM': dict(calls=50, step=ddim_step),
-        '200 calls, DDIM': dict(calls=200, step=ddim_step), '50 calls, clamped': dict(calls=50)}
+        '200 calls, DDIM': dict(calls=200, step=ddim_step), '50 calls, clamped': dict(calls=50, rounding=clamp)}
 
 def written(
     run, model, way:str, seed, # a key of WAYS
@@ -33,8 +33,8 @@ def written(
     "Texts of a trained network, at lengths drawn from the training text; clamped: every guess is moved to a word"
     how = dict(WAYS[way])
     how['calls'] = max(1, round(how['calls']*run.cfg.calls/50))
-    rounding = clamp(model.emb.detach()) if way.endswith('clamped') else None
-    return draw_texts(run, model, arms_of()['best'], seed, sizes_of(run, seed), rounding=rounding, **how)
+    if 'rounding' in how: how['rounding'] = how['rounding'](model.emb.detach())
+    return draw_texts(run, model, arms_of()['best'], seed, sizes_of(run, seed), **how)
 
 # %% ../nbs/10e_same_seconds.ipynb #16d2314f
 _cpu = dict(corpus='restaurants', arms=['best'], seeds=1, steps=800, calls=50, samples=128, seq_len=None, emb_dim=16,

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['JUDGES', 'ASKING', 'slot_values', 'lexicon', 'labels', 'shape', 'spans', 'tag_hits', 'Target', 'target',
-           'draw_targets', 'outcomes', 'base_rates', 'by_rejection']
+           'draw_targets', 'together', 'asked', 'outcomes', 'base_rates', 'by_rejection']
 
 # %% ../nbs/lib/23_targets.ipynb #59f4ffe2
 from collections.abc import Callable, Sequence
@@ -159,6 +159,29 @@ def draw_targets(
     generator = torch.Generator().manual_seed(seed)
     pick = lambda m: int(torch.randint(m, (), generator=generator))
     return [target(grammar, task, ASKING[task](grammar, words, pick)) for words in grammar.sample(n, seed)]
+
+# %% ../nbs/lib/23_targets.ipynb #bf4ac7c4
+def together(
+    parts:list, # for each part n wishes
+) -> list[Target]: # n, met where all parts are
+    "Several wishes as one"
+    if len(parts) == 1: return parts[0]
+    return [Target(' + '.join(t.task for t in group), [t.asked for t in group],
+                   lambda words, group=group: all(t.met(words) for t in group)) for group in zip(*parts)]
+
+def _said(task, what):
+    "One wish in words"
+    if task == 'content': return f'{what[0]}: {what[1]}'
+    if task == 'spans': return f'{what[0]} from word {what[1]+1} to {what[2]+1}'
+    if task == 'tree': return str(what).replace("'", '').replace('(', '[').replace(')', ']')
+    return f'{what} words' if task == 'length' else ' '.join(word or '__' for word in what)
+
+def asked(
+    target:Target, # one wish, or several of `together`
+) -> str: # to be read
+    "A wish in words"
+    if ' + ' in target.task: return '; '.join(map(_said, target.task.split(' + '), target.asked))
+    return _said(target.task, target.asked)
 
 # %% ../nbs/lib/23_targets.ipynb #70fcc3ac
 def outcomes(

@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .guidance import Counted, Particles, added
-from .masked_control import Job, behind, check as check_listed, of, written
+from .masked_control import Job, PRESETS as SINGLE, behind, check as check_listed, of, written
 from .reading import Belief, Facts, Unit, fact
 from .statistics import above, below, estimate, paired
 from .steering import most_alike
@@ -134,16 +134,7 @@ def told_by(
     return denoiser
 
 # %% ../nbs/08g_two_wishes.ipynb #6b0ca503
-_cpu = dict(corpus='restaurants', arms=['network'], seeds=1, steps=1500, reader_steps=600, targets=8, samples=4,
-            drafts=200, read=8000, seq_len=None, d_model=64, n_layers=4, n_heads=2, batch_size=32, lr=6e-3,
-            muon_lr=1.2e-2)
-PRESETS = dict(
-    cpu=_cpu,
-    smoke=_cpu | dict(steps=4, reader_steps=4, targets=2, samples=1, drafts=8, read=64, d_model=32, n_layers=1,
-                      batch_size=10),
-    long=_cpu | dict(seeds=3, steps=2500, reader_steps=1200, targets=20, samples=4, drafts=300),
-    gpu=_cpu | dict(seeds=3, steps=6000, reader_steps=3000, targets=40, samples=16, drafts=2000, d_model=128,
-                    batch_size=64, muon_lr=1e-2))
+PRESETS = SINGLE | dict(long=SINGLE['long'] | dict(steps=2500, reader_steps=1200, targets=20))
 # four standard errors of 120 texts, and what another machine does to a trained model
 DRIFT = dict(tol=dict(both=.2, valid=.2, nats=1.), by=('arm', 'task', 'way', 'seed'))
 
