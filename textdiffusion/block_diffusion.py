@@ -4,22 +4,26 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'BLOCKS', 'ARMS', 'PRESETS', 'ANSWER', 'block_costs', 'block_bound', 'block_nll', 'left_nll', 'in_blocks',
-           'check', 'step_costs', 'known', 'written_by', 'short', 'text_facts', 'facts', 'answer_figure']
+           'check', 'step_costs', 'known', 'written_by', 'beside', 'short', 'text_facts', 'facts', 'answer_figure']
 
 # %% ../nbs/06k_block_diffusion.ipynb #85646c7d
+import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from .blocks import BlockConfig, BlockDenoiser
-from .character_diffusion import ARMS as BEFORE, PRESETS as PARENT, Arm, check as fits, dots, new_model
+from .character_diffusion import (ARMS as BEFORE, PRESETS as PARENT, PUBLISHED, Arm, check as fits, dots,
+                                               new_model)
 from .classifying import mask_exactly
 from .denoising import stratified_counts
 from .objectives import masked_nll, stratified_t
 from .reading import Belief, Facts, fact, level
 from .sampling import device_of, evaluating
-from .statistics import above, below, interval, values_by_seed
+from .ngrams import NGram
+from .statistics import above, below, interval, mean_of, values_by_seed
+from .streams import CONTEXT, reader, untrained_rows
 
 # %% ../nbs/06k_block_diffusion.ipynb #2cf4b340
 BELIEFS = [
@@ -143,17 +147,18 @@ def step_costs(run) -> dict: # arm -> milliseconds of a training step
     return {name: 1000*min(took) for name, took in side_by_side(tasks, cfg.rounds, clock).items()}
 
 # %% ../nbs/06k_block_diffusion.ipynb #4353d7c9
-from .records import pinned
+from .records import collected, pinned
 
-def known(run) -> dict: # rows and texts, none where 06b has no such record, or this run trains these arms itself
+def known(run) -> dict: # rows, texts, history: none where 06b has no such record, or this run trains these arms itself
     "Masked diffusion and its twin as 06b trained them: the same text, steps, sizes, rates and seeds"
     cfg, names = run.cfg, {'diffusion': 'masked', 'autoregressive': 'autoregressive'}
     held = pinned('06b_character_diffusion', cfg.preset, run.corpus.name) or dict(parameters={})
     same = ('seeds', 'steps', 'seq_len', 'batch_size', 'd_model', 'n_layers', 'n_heads', 'lr', 'muon_lr', 'held')
-    if any(held['parameters'].get(k) != getattr(cfg, k) for k in same): return dict(rows=[], texts=[])
-    if held['corpus_fingerprint'] != run.corpus.fingerprint: return dict(rows=[], texts=[])
+    if any(held['parameters'].get(k) != getattr(cfg, k) for k in same) or (
+            held['corpus_fingerprint'] != run.corpus.fingerprint): held = dict(rows=[], texts=[], history=[])
     names = {theirs: ours for theirs, ours in names.items() if ours not in cfg.arms}
-    return {key: [r | dict(arm=names[r['arm']]) for r in held[key] if r['arm'] in names] for key in ('rows', 'texts')}
+    return {key: [r | dict(arm=names[r['arm']]) for r in held[key] if r['arm'] in names]
+            for key in ('rows', 'texts', 'history')}
 
 # %% ../nbs/06k_block_diffusion.ipynb #9eb2200b
 from .decoding_rules import from_left
@@ -172,6 +177,25 @@ def written_by(
     z, size = canvas(heads, corpus.seq_len, corpus.mask_id), getattr(model.config, 'size', corpus.seq_len)
     return {f'{k} a call': unmask(model, z, corpus.seq_len, corpus.mask_id, pick=from_left(random_k(k), size),
                                   generator=generator)[0] for k in (1, 4)}
+
+# %% ../nbs/06k_block_diffusion.ipynb #bb3eb465
+def beside(
+    run,               # after `start`
+    measured:Callable, # (run, read, heads, arm, seed) -> pieces
+) -> dict:             # of a record: rows, texts, history, headline
+    "Every arm with every seed, beside models that count, published ones, and what 06b trained"
+    corpus, read, n = run.corpus, reader(run.corpus), run.cfg.samples
+    real = corpus.test[torch.randperm(len(corpus.test), generator=torch.Generator().manual_seed(0))[:n]]
+    counted = NGram(5).fit(corpus.train, corpus).sample(n, 0)
+    texts = [dict(arm=a, seed=0, way='') | read(ids) for a, ids in (('real', real), ('5-gram', counted))]
+    done, before = run.each_arm(partial(measured, run, read, real[:, :CONTEXT])), known(run)
+    rows = [dict(arm=a, seed=0, nats=n, bits=n/math.log(2)) for a, n in PUBLISHED.items()]*(
+        corpus.name == 'tiny_shakespeare') + before['rows']
+    found = collected(done, untrained_rows(corpus, run.cfg.held) + rows)
+    value = mean_of(found['rows'], 'nats', arm=run.cfg.arms[0])
+    return found | dict(texts=texts + before['texts'] + [r for out in done.values() for r in out['texts']],
+                        history=found['history'] + before['history'],
+                        headline=dict(name=f'nats per held-out character, {run.cfg.arms[0]}', value=round(value, 3)))
 
 # %% ../nbs/06k_block_diffusion.ipynb #36c2864e
 def short(arm) -> str: # as facts are named

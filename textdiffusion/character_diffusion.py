@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'ARMS', 'PUBLISHED', 'PRESETS', 'DRIFT', 'ANSWER', 'masked_model', 'muon', 'Arm', 'steady', 'check',
-           'new_model', 'start', 'train_arm', 'passes_of', 'text_facts', 'pass_facts', 'facts', 'dots', 'answer_figure',
-           'passes_figure']
+           'new_model', 'start', 'train_arm', 'written_by', 'passes_of', 'text_facts', 'pass_facts', 'facts', 'dots',
+           'answer_figure', 'passes_figure']
 
 # %% ../nbs/06b_character_diffusion.ipynb #2a46b681
 import math
@@ -14,18 +14,18 @@ from dataclasses import dataclass, field
 from functools import partial
 import pandas as pd
 import torch
-from torch import nn
-
+from torch import Tensor, nn
 from .models import CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser
 from .objectives import masked_bound
 from .plotting import line_panel, panels, spread
 from .reading import Belief, Facts, Unit, fact, level
 from .statistics import above, interval, mean_of, values_by_seed, within
 from .streams import (CONTEXT, check_text, fixed_windows, next_nll, random_windows, running_text,
-                                   stream_text, text_nll)
-from .timing import training_seconds
+                                   stream_text, text_nll, write)
 from .optimizers import muon_adamw
+from .timing import training_seconds
 from .training import Fit, fit
+from .unmasking import canvas, unmask
 
 # %% ../nbs/06b_character_diffusion.ipynb #ca64c6c2
 BELIEFS = [
@@ -153,6 +153,19 @@ def train_arm(run, arm, name, seed, corpus) -> Fit: # averaged weights and all
     return fit(new_model(run, arm, corpus), arm.loss(corpus.mask_id, **arm.how), batch, getattr(cfg, arm.steps),
                seed=seed, optimizer=arm.optimizer(cfg), every=25, save_every=100, name=f'{name}, seed {seed}',
                folder=run.folder_of(f'{name}-{seed}'), evaluate=held_out if arm.few else None, **arm.training)
+
+# %% ../nbs/06b_character_diffusion.ipynb #38d1e9fb
+def written_by(
+    run, model,   # a run, a network
+    heads:Tensor, # (n,CONTEXT) characters that are continued
+    seed:int,     # of the draws
+) -> dict:        # way -> ids (n,L)
+    "Texts from the left, or of masks in as many calls as places and in a quarter of them"
+    L, mask_id = run.cfg.seq_len, run.corpus.mask_id
+    def generator(): return torch.Generator().manual_seed(seed)
+    if isinstance(model, CausalLM): return {'left to right': write(model, heads, L, generator())}
+    z = canvas(heads, L, mask_id)
+    return {f'{calls} calls': unmask(model, z, calls, mask_id, generator=generator())[0] for calls in (L, L//4)}
 
 # %% ../nbs/06b_character_diffusion.ipynb #321b3b15
 def passes_of(record) -> list: # rows: arm, seed, passes, nats
