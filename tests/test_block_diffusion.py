@@ -190,4 +190,4 @@ def test_06b_stands_beside_a_run_of_the_same_parameters_alone():
     assert {r['way'] for r in found['texts'] if r['arm'] == 'masked'} == {'64 calls', '16 calls'}
     assert {r['arm'] for r in known(run(arms=['masked']))['rows']} == {'autoregressive'}
     for other in (dict(steps=1299), dict(d_model=64), dict(fingerprint='other'), dict(preset='cpu')):
-        assert known(run(**other)) == dict(rows=[], texts=[]), other
+        assert known(run(**other)) == dict(rows=[], texts=[], history=[]), other

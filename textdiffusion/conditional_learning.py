@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'PRICES', 'GUESSES', 'ARMS', 'PRESETS', 'DRIFT', 'PERCENT', 'NATS', 'MEASURES', 'STEPS', 'TIMES', 'LOOKS',
-           'ANSWER', 'kinds_of', 'as_built', 'Arm', 'check', 'network', 'batches_of', 'loss_of', 'looks_of', 'trained',
-           'written', 'worth', 'held_parts', 'prices', 'named', 'measured', 'cost_rows', 'people_rows', 'curves',
-           'reached', 'answer_figure', 'facts']
+           'ANSWER', 'kinds_of', 'Arm', 'check', 'network', 'batches_of', 'loss_of', 'looks_of', 'trained', 'written',
+           'worth', 'held_parts', 'prices', 'named', 'measured', 'cost_rows', 'people_rows', 'curves', 'reached',
+           'answer_figure', 'facts']
 
 # %% ../nbs/08f_conditional_learning.ipynb #2d025f38
 import time
@@ -26,7 +26,7 @@ from .metrics import oracle_scores, unigram_entropy, word_rows
 from .objectives import draw, place_nll, stratified_t
 from .optimizers import linear_decay, muon_adamw
 from .reading import Belief, Facts, Unit, fact
-from .recipes import NOISE, RECIPES, asked_for, blocks, shared_start
+from .recipes import NOISE, RECIPES, as_built, asked_for, blocks, shared_start
 
 # %% ../nbs/08f_conditional_learning.ipynb #278bff2e
 from .sampling import evaluating
@@ -84,12 +84,6 @@ GUESSES = dict( # (model, ids, holes) -> (n,L) ids; the masked model sees all bu
     autoregressive=lambda model, ids, holes: _next_guess(model, ids))
 
 # %% ../nbs/08f_conditional_learning.ipynb #5cbe3549
-def as_built(
-    model, # fresh
-):         # the same: every word has the score 0
-    "As the library makes it"
-    return model
-
 class Arm(NamedTuple):
     "Who learns"
     kind:str       # masked, continuous or autoregressive
