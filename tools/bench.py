@@ -97,6 +97,7 @@ def ratio(ours, other):
 
 def measured(task, sizes, builds, seconds):
     "A row of the record: times and ratios of one task"
+    builds = {name: package for name, package in builds.items() if not (task.new and name == 'before')}
     makes = {name: partial(task.ours, build(package), sizes) for name, package in builds.items()}
     with forks(makes | dict(plain=partial(task.plain, sizes)), task.clock) as asks:
         trial = turns(asks, 2)                                          # warms up, too
@@ -114,6 +115,7 @@ class Task:
     plainly: str           # what the plain one is, in words
     clock: object = time.process_time
     bar: tuple = ()        # what we want: ('plain', 1.1) is at most 1.1 times its time
+    new: bool = False      # the earlier build has no such thing
 
 # --- a training step ---
 
@@ -244,6 +246,61 @@ def no_rounding(lib, emb): return {}
 def solver(lib, emb): return dict(step=lib('sampling').dpm_step)
 def at_random(lib): return {}
 def surest(lib): return dict(pick=lib('unmasking').top_k(1))
+
+# --- a guided step ---
+
+@cache
+def steered(sizes):
+    "A model, and the cost of wishes for parts of speech, one a text, by a reader that is not trained"
+    lib, corpus, model = build(PACKAGE), language(), speaker(build(PACKAGE), sizes, 'gaussian')
+    torch.manual_seed(0)
+    reader = lib('noisy_readers').Reader(model.emb, lib('noisy_readers').kinds_of(corpus.grammar), sizes.width//2,
+                                         n_heads=sizes.heads).eval().requires_grad_(False)
+    targets = lib('targets').draw_targets(corpus.grammar, 'tags', sizes.samples, 0)
+    return model, lib('noisy_readers').wish_loss(reader, targets, corpus.seq_len)
+
+def guided(lib, sizes, way, model=None, loss=None):
+    "Texts that are steered"
+    voice, wish = steered(sizes)
+    shape = sizes.samples, language().seq_len, 16
+    return lambda: lib('sampling').sample(model or voice, shape, lib('schedules').sqrt, sizes.steps,
+                                          guide=way(lib, loss or wish), self_condition=True,
+                                          generator=torch.Generator().manual_seed(0))[0]
+
+def told(lib, sizes, model=None):
+    "Masked texts behind a wish of one token, by a network that is asked with it and without it (D-CFG)"
+    corpus = language()
+    both = lib('guidance').classifier_free(model or speaker(lib, sizes, 'masked'), 1, corpus.pad_id, 2.)
+    z = torch.full((sizes.samples, 1 + corpus.seq_len), corpus.mask_id)
+    z[:, 0] = corpus.bos_id
+    return lambda: lib('unmasking').unmask(both, z, sizes.calls, corpus.mask_id,
+                                           generator=torch.Generator().manual_seed(0))[0]
+
+def bare_told(sizes):
+    "The network alone, on both questions of every call"
+    model, asked = speaker(build(PACKAGE), sizes, 'masked'), []
+    def listening(z, share): asked.append((z, share)); return model(z, share)
+    told(build(PACKAGE), sizes, listening)()
+    @torch.no_grad()
+    def calls():
+        for question in asked: model(*question)
+    return calls
+
+def bare_passes(sizes, way):
+    "The passes of both networks alone: the denoiser on what it was asked, the wish's cost and its gradient"
+    model, loss = steered(sizes)
+    asked, wished = [], []
+    def listening(x_t, t, x0_prev): asked.append((x_t, t, x0_prev)); return model(x_t, t, x0_prev)
+    def costing(x, t): wished.append((x.detach().clone(), t)); return loss(x, t)
+    guided(build(PACKAGE), sizes, way, listening, costing)()
+    def passes():
+        with torch.no_grad():
+            for question in asked: model(*question)
+        for x, t in wished: torch.autograd.grad(loss(x.requires_grad_(), t).sum(), x)
+    return passes
+
+def sign_steps(lib, loss): return lib('guiding').by_steps(loss)
+def one_score(lib, loss): return lib('guiding').by_score(loss)
 
 # --- the evaluator ---
 
@@ -392,6 +449,7 @@ def bare_python(sizes):
 
 ENCODER = "PyTorch's TransformerEncoder of the same size, the loss by hand, AdamW"
 ALONE = 'the network alone, on what the sampler asked it'
+PASSES = 'the passes of network and reader alone, forward and back, on what they were asked'
 TASKS = [
     Task('training step, masked, Muon and AdamW', partial(step_of, kind='masked', optimizer='muon_adamw'),
          plain_masked, ENCODER),
@@ -404,6 +462,10 @@ TASKS = [
     *(Task(f'sampling, continuous, {said}', partial(sampler, kind='gaussian', how=how),
            partial(bare_calls, kind='gaussian', how=how), ALONE, bar=('plain', 1.1))
       for said, how in {'ancestral': no_rounding, 'rounded at each call': rounding, 'DPM-Solver++': solver}.items()),
+    Task('guided sampling, masked, told and untold', told, bare_told, ALONE, bar=('plain', 1.15), new=True),
+    *(Task(f'guided sampling, continuous, {said}', partial(guided, way=way), partial(bare_passes, way=way), PASSES,
+           bar=('plain', 1.15), new=True)
+      for said, way in {'three steps a draw': sign_steps, 'a score a draw': one_score}.items()),
     Task('evaluator, a row of a table', evaluator, plain_evaluator, 'sets of runs of words and loops in Python'),
     Task('grammar, to draw sentences', drawing, plain_drawing, 'rules rewritten at random, in Python'),
     Task('grammar, to price sentences', pricing, plain_pricing, 'every alternative tried, in Python'),
@@ -479,7 +541,8 @@ def page(folder):
     for row in record['rows']:
         name = row['task']
         ms = 1000*row['seconds']['now']
-        cells = [name, f'{ms:,.0f}' if ms >= 100 else f'{ms:.3g}', said(row['by before']), said(row['by plain']),
+        ratios = [said(row[f'by {side}']) if f'by {side}' in row else '' for side in ('before', 'plain')]
+        cells = [name, f'{ms:,.0f}' if ms >= 100 else f'{ms:.3g}', *ratios,
                  met(row, bars[name]) if name in bars else '', plainly.get(name, '')]
         lines.append(f"| {' | '.join(cells)} |")
     return '\n'.join([*lines, '', 'Records: ' + ', '.join(f'[{p.stem}]({p.name})' for p in found) + '.', ''])
