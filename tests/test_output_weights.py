@@ -8,7 +8,7 @@ from helpers import refused_at_once
 from textdiffusion.character_diffusion import ARMS as BEFORE
 from textdiffusion.models import CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser
 from textdiffusion.optimizers import muon_adamw
-from textdiffusion.output_weights import ARMS, PRESETS, SHORT, chance_start, facts, starting, tied, told_by
+from textdiffusion.output_weights import ARMS, PRESETS, SHORT, chance_start, facts, gap_at, starting, tied, told_by
 from textdiffusion.recipes import RECIPES, as_built, blocks, shared_start
 from textdiffusion.training import fit
 
@@ -77,7 +77,13 @@ def test_facts_compare_seed_by_seed():
     rows = [dict(arm=a, seed=s, nats=n + s/100) for a, n in nats.items() for s in range(3)]
     texts = [dict(arm=a, seed=s, way='64 calls' if 'masked' in a else 'left to right', judge=2*n, known_words=.5)
              for a, n in nats.items() for s in range(3)] + [dict(arm='real', seed=0, way='', judge=1.6, known_words=.9)]
-    f = facts(dict(rows=rows, texts=texts, parameters=dict(seq_len=64)))
+    history = [dict(arm=a, seed=s, step=step, loss=3. - step/100 + ('shared' not in a)/(1 + step))
+               for a in ('masked', 'masked-shared') for s in range(3) for step in range(25, 200, 25)]
+    record = dict(rows=rows, texts=texts, parameters=dict(seq_len=64), history=history)
+    f = facts(record)
+    assert f.first_step.mean == 50 and f.last_step.mean == 175 and gap_at(record, 175) == f.last_gap
+    assert f.first_gap.mean == pytest.approx(-1/51) and f.last_gap.mean == pytest.approx(-1/176)
+    assert 'first_gap' not in facts(record | dict(history=history[:1])), 'a curve of one point'
     assert f.shared_gain.mean == pytest.approx(-.02) and f.chance_gain.mean == pytest.approx(-.01)
     assert f.between.mean == pytest.approx(.01) and f.between.half < 1e-6
     assert f.shared_judge_gain.mean == pytest.approx(-.04) and f.twin_shared_gain.mean == pytest.approx(.1)

@@ -124,7 +124,8 @@ def facts(record) -> Facts: # by name
 # %% ../nbs/06l_output_weights.ipynb #30f451a6
 ANSWER = """**Not at zero; but for plain text that is a head start, little more.** If they begin as the character
 vectors, the training loss changes by {{first_gap}} after {{first_step}} and by {{last_gap:bare}} in the end. Held-out
-text then costs ≤ {{zero:bare}} nats per character from zero, ≤ {{chance:bare}} from chance, ≤ {{shared:bare}} from the vectors."""
+text then costs ≤ {{zero:bare}} nats per character from zero, ≤ {{chance:bare}} from chance, ≤ {{shared:bare}} from the
+vectors."""
 
 # %% ../nbs/06l_output_weights.ipynb #7d34da8f
 LOOKS = {'masked': ('zero', '.35'), 'masked-chance': ('chance', 'C1'), 'masked-shared': ('shared', 'C0'),
