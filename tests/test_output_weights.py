@@ -8,7 +8,7 @@ from helpers import refused_at_once
 from textdiffusion.character_diffusion import ARMS as BEFORE
 from textdiffusion.models import CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser
 from textdiffusion.optimizers import muon_adamw
-from textdiffusion.output_weights import ARMS, PRESETS, SHORT, chance_start, facts, gap_at, starting, tied, told_by
+from textdiffusion.output_weights import ARMS, PRESETS, SHORT, chance_start, facts, gains, gap_at, starting, tied, told_by
 from textdiffusion.recipes import RECIPES, as_built, blocks, shared_start
 from textdiffusion.training import fit
 
@@ -87,8 +87,8 @@ def test_facts_compare_seed_by_seed():
     assert f.shared_gain.mean == pytest.approx(-.02) and f.chance_gain.mean == pytest.approx(-.01)
     assert f.between.mean == pytest.approx(.01) and f.between.half < 1e-6
     assert f.shared_judge_gain.mean == pytest.approx(-.04) and f.twin_shared_gain.mean == pytest.approx(.1)
-    alone = told_by([r for r in rows if r['arm'] == 'masked-shared'], 'nats')
-    assert set(alone) == {'shared'}, 'without the start at zero there is nothing to compare with'
+    alone = [r for r in rows if r['arm'] == 'masked-shared']
+    assert set(told_by(alone, 'nats')) == {'shared'} and not gains(alone), 'there is nothing to compare with'
 
 def test_presets_grow():
     size = {k: p['seeds']*p['steps']*p['d_model'] for k, p in PRESETS.items()}

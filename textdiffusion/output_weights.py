@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'ARMS', 'PRESETS', 'check', 'SHORT', 'ANSWER', 'LOOKS', 'chance_start', 'tied', 'SameVectors', 'starting',
-           'told_by', 'gap_at', 'facts', 'answer_figure', 'loss_figure']
+           'told_by', 'gains', 'gap_at', 'facts', 'answer_figure', 'loss_figure']
 
-# %% ../nbs/06l_output_weights.ipynb #a7dabbd5
+# %% ../nbs/06l_output_weights.ipynb #cac76509
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import fmean
@@ -19,9 +19,9 @@ from .character_diffusion import ARMS as BEFORE, PRESETS as PARENT, check as fit
 from .plotting import panels
 from .reading import Belief, Fact, Facts, Unit, change, constant, fact, level
 from .recipes import shared_start
-from .statistics import below, within
+from .statistics import below, paired, within
 
-# %% ../nbs/06l_output_weights.ipynb #7798cc6c
+# %% ../nbs/06l_output_weights.ipynb #613c1b19
 BELIEFS = [
     Belief('Output weights that begin as the vectors lower the bound by at least 0.05 nats per character',
            'shared_gain', below, -.05),
@@ -30,7 +30,7 @@ BELIEFS = [
     Belief('Texts read better, too: under the judge they cost at least 0.2 nats per character less',
            'shared_judge_gain', below, -.2)]
 
-# %% ../nbs/06l_output_weights.ipynb #479c4314
+# %% ../nbs/06l_output_weights.ipynb #952fcecf
 def chance_start(
     model, # fresh, masked or autoregressive
 ):         # the same
@@ -45,7 +45,7 @@ def tied(
     model.out = SameVectors(model.table, len(model.out.weight))
     return model
 
-# %% ../nbs/06l_output_weights.ipynb #edcddeb2
+# %% ../nbs/06l_output_weights.ipynb #3a0f228b
 class SameVectors(nn.Module):
     "Scores that compare with the word vectors themselves, over √d, and a bias per word"
     def __init__(self,
@@ -61,7 +61,7 @@ class SameVectors(nn.Module):
         "One dot product a word"
         return F.linear(h, self.table.weight[:len(self.bias)]/h.shape[-1]**.5, self.bias)
 
-# %% ../nbs/06l_output_weights.ipynb #1983188e
+# %% ../nbs/06l_output_weights.ipynb #f23c622f
 def starting(
     arm,            # of 06b
     start:Callable, # fresh network -> the network that is trained
@@ -80,54 +80,62 @@ PRESETS = dict(
     gpu=PARENT['gpu'] | dict(arms=list(ARMS)))
 check = fits                            # what the text does not allow is refused as in 06b
 
-# %% ../nbs/06l_output_weights.ipynb #39974bfd
+# %% ../nbs/06l_output_weights.ipynb #d48e31f9
 SHORT = {'masked': 'zero', 'masked-chance': 'chance', 'masked-shared': 'shared', 'masked-tied': 'tied',
          'autoregressive': 'twin', 'autoregressive-shared': 'twin_shared'} # arm -> as facts are named
 
-# %% ../nbs/06l_output_weights.ipynb #10fff247
+# %% ../nbs/06l_output_weights.ipynb #8d60cd50
 def told_by(
     rows:list,  # of a record
     column:str, # what is measured
     end:str='', # of the names
-) -> dict:      # facts of each start, of what it changes against zero, and of chance against shared
+) -> dict:      # name -> Fact
     "One measure of every start"
     arms = [a for a in ARMS if any(r['arm'] == a and column in r for r in rows)]
-    found = {SHORT[a] + end: level(rows, column, arm=a) for a in arms}
-    pairs = {a: base for a in arms if (base := a.partition('-')[0]) != a and base in arms}
-    found |= {f'{SHORT[a]}{end}_gain': change(rows, column, a, base) for a, base in pairs.items()}
-    if {'masked-chance', 'masked-shared'} <= set(arms):
-        found[f'between{end}'] = change(rows, column, 'masked-chance', 'masked-shared')
-    return found
+    return {SHORT[a] + end: level(rows, column, arm=a) for a in arms}
 
-# %% ../nbs/06l_output_weights.ipynb #ceda04ee
+def gains(
+    rows:list, # of a record
+) -> dict:     # name -> Fact
+    "What each start changes against zero, and chance against shared"
+    arms = {r['arm'] for r in rows}
+    pairs = {a: a.partition('-')[0] for a in ARMS if '-' in a and {a, a.partition('-')[0]} <= arms}
+    found = {f'{SHORT[a]}_gain': change(rows, 'nats', a, base) for a, base in pairs.items()}
+    if not {'masked-chance', 'masked-shared'} <= arms: return found
+    return found | dict(between=change(rows, 'nats', 'masked-chance', 'masked-shared'))
+
+# %% ../nbs/06l_output_weights.ipynb #43bed4d3
 def gap_at(
     record,   # of one text
     step:int, # at which the training loss is kept
 ) -> Fact:    # what shared weights change against zero ones
     "How far apart two training losses are"
-    return change([h for h in record['history'] if h['step'] == step], 'loss', 'masked-shared', 'masked')
+    rows = [h for h in record['history'] if h['step'] == step]
+    return fact(paired(rows, 'loss', dict(arm='masked-shared'), dict(arm='masked')), 'nats', signed=True)
 
-# %% ../nbs/06l_output_weights.ipynb #2ce4d0ed
+# %% ../nbs/06l_output_weights.ipynb #a9dff4f6
 def facts(record) -> Facts: # by name
     "What the record says, as prose needs it: of texts those of a call for each place"
     rows, slow = record['rows'], f"{record['parameters']['seq_len']} calls"
     texts = [r for r in record['texts'] if r['way'] in (slow, 'left to right')]
-    f = Facts(told_by(rows, 'nats'), **told_by(texts, 'judge', '_judge'), **told_by(texts, 'known_words', '_words'),
-              grams=level(rows, 'nats', arm='5-gram'), real_judge=level(record['texts'], 'judge', arm='real'))
+    f = Facts(told_by(rows, 'nats') | gains(rows), **told_by(texts, 'judge', '_judge'),
+              **told_by(texts, 'known_words', '_words'), grams=level(rows, 'nats', arm='5-gram'),
+              real_judge=level(record['texts'], 'judge', arm='real'))
     steps = sorted({h['step'] for h in record['history']})
     if 'shared_gain' not in f or len(steps) < 5: return f                   # nothing to compare with, or no curve
+    f['shared_judge_gain'] = change(texts, 'judge', 'masked-shared', 'masked')
     for name, part in dict(first=1, early=4, last=-1).items():
         f[f'{name}_step'] = fact(constant(steps[part]), Unit('steps', 1, 0))
         f[f'{name}_gap'] = gap_at(record, steps[part])
     return f
 
-# %% ../nbs/06l_output_weights.ipynb #30f451a6
+# %% ../nbs/06l_output_weights.ipynb #5b642064
 ANSWER = """**Not at zero; but for plain text that is a head start, little more.** If they begin as the character
 vectors, the training loss changes by {{first_gap}} after {{first_step}} and by {{last_gap:bare}} in the end. Held-out
 text then costs ≤ {{zero:bare}} nats per character from zero, ≤ {{chance:bare}} from chance, ≤ {{shared:bare}} from the
 vectors."""
 
-# %% ../nbs/06l_output_weights.ipynb #7d34da8f
+# %% ../nbs/06l_output_weights.ipynb #ca163c37
 LOOKS = {'masked': ('zero', '.35'), 'masked-chance': ('chance', 'C1'), 'masked-shared': ('shared', 'C0'),
          'masked-tied': ('tied', 'C2')} # arm -> name and colour
 
@@ -139,7 +147,7 @@ def answer_figure(record): # axes
     values = {names.get(arm, arm): [r['nats'] for r in rows if r['arm'] == arm] for arm in {r['arm']: 0 for r in rows}}
     return dots(values, 'nats per held-out character', ours=list(names.values()))
 
-# %% ../nbs/06l_output_weights.ipynb #a99f5a81
+# %% ../nbs/06l_output_weights.ipynb #e9b5feb5
 def loss_figure(record): # axes
     "Training loss by steps, a line a start"
     _, (ax,) = panels(1, 6.5, 3.4)
