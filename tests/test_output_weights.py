@@ -8,7 +8,8 @@ from helpers import refused_at_once
 from textdiffusion.character_diffusion import ARMS as BEFORE
 from textdiffusion.models import CausalConfig, CausalLM, MaskedConfig, MaskedDenoiser
 from textdiffusion.optimizers import muon_adamw
-from textdiffusion.output_weights import ARMS, PRESETS, SHORT, chance_start, facts, gains, gap_at, starting, tied, told_by
+from textdiffusion.output_weights import (ARMS, PRESETS, SHORT, chance_start, facts, gains, gap_at, starting, tied,
+                                          told_by)
 from textdiffusion.recipes import RECIPES, as_built, blocks, shared_start
 from textdiffusion.training import fit
 
