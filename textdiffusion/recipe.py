@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'ARMS', 'CONTINUOUS', 'MASKED', 'PRESETS', 'DRIFT', 'check', 'BAR', 'LOOKS', 'ANSWER', 'ENDS', 'Arm',
-           'unchanged', 'network', 'loss_of', 'batches_of', 'plan_of', 'looks_of', 'trained', 'sizes_of', 'written',
-           'perfectly', 'perfect', 'scores', 'cost_rows', 'seconds', 'ratio', 'saved', 'answer_figure', 'facts']
+           'network', 'loss_of', 'batches_of', 'plan_of', 'looks_of', 'trained', 'sizes_of', 'written', 'perfectly',
+           'perfect', 'scores', 'cost_rows', 'seconds', 'ratio', 'saved', 'answer_figure', 'facts']
 
 # %% ../nbs/10d_recipe.ipynb #d535c1af
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from .confidence_decoding import check as check_exact
 from .lengths import by_length, drawn_lengths, per_text
 from .models import GaussianConfig, GaussianDenoiser, MaskedDenoiser
 from .objectives import objective, stratified_t, token_ce
-from .optimizers import adamw, linear_decay, muon_adamw
+from .optimizers import adamw, linear_decay, muon_adamw, no_decay
 from .padding import BATCHES, in_turn, writer
 from .reading import Belief, Fact, Facts, Unit, fact, level
 from .recipes import NOISE, RECIPES, Recipe, blocks
@@ -48,13 +48,6 @@ class Arm(NamedTuple):
     steps:int          # of the plan
     rate:Callable=linear_decay # (step, steps) -> multiplier of the learning rates
 
-def unchanged(
-    step:int,  # 0-based
-    steps:int, # of the plan
-) -> float: # multiplier of the learning rates
-    "A learning rate that rises in 50 steps and never falls"
-    return min(1., (step+1)/max(1, min(50, steps//10)))
-
 def _alone(corpus, **sizes):
     how = dict(emb_dim=16, head='mean_embedding', normalise_emb=True)
     return GaussianDenoiser(GaussianConfig(vocab_size=corpus.vocab_size, **how, **sizes))
@@ -70,7 +63,7 @@ ARMS = {
     'sorted': Arm(_vectors, 'sorted', 64, _muon(3e-3, 4e-3), 1000),
     'both': _both,
     'no-muon': _both._replace(optimizer=partial(adamw, lr=3e-3)),
-    'no-fall': _both._replace(rate=unchanged),
+    'no-fall': _both._replace(rate=no_decay),
     'no-guess': _both._replace(recipe=_vectors._replace(model=_alone, loss=_alone_loss)),
     'as-in-06': Arm(_masks, 'padded', 32, _muon(6e-3, 1.2e-2), 6000),
     'masked-sorted': Arm(_masks, 'sorted', 32, _muon(6e-3, 1.2e-2), 4000),
