@@ -138,12 +138,13 @@ def _gaps(ax, record):
                         capsize=2, label=f'{arm}: {way}')
     ax.set(xscale='log', ylim=(0, 105), xlabel='passes through a network, per text', title='gaps',
            ylabel='as asked and valid (% of texts)')
-    ax.legend(fontsize=8, loc='lower right')
+    ax.set_xticks([10, 30, 100, 300], [10, 30, 100, 300])
+    ax.minorticks_off()
 
 # %% ../nbs/08h_own_levels.ipynb #91f8e4f6
 def answer_figure(record) -> object: # figure
     "Gaps against passes; steered texts with and without holding"
-    fig, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.), layout='constrained', width_ratios=(3, 2))
+    fig, (left, right) = plt.subplots(1, 2, figsize=(10.5, 4.3), layout='constrained', width_ratios=(3, 2))
     _gaps(left, record)
     for i, arm in enumerate(record['parameters']['arms']):
         for j, (way, hatch) in enumerate({'as released': '', 'held': '///'}.items()):
@@ -153,7 +154,7 @@ def answer_figure(record) -> object: # figure
                       edgecolor='w', label=f'{arm}: {way}')
     right.set(xticks=range(3), ylim=(0, 105), title='wishes')
     right.set_xticklabels(['tags', 'content', 'spans'])
-    right.legend(fontsize=8, loc='lower right')
+    fig.legend(loc='outside lower center', ncols=4, frameon=False, fontsize=8)
     return fig
 
 # %% ../nbs/08h_own_levels.ipynb #37a6ff10
@@ -190,6 +191,7 @@ def facts(record) -> Facts: # by name
         **{f'{task}_gain': gap(('own', task, 'held'), ('own', task, 'as released')) for task in STEERED})
     if {'own', 'shared'} <= {*arms}: f |= dict(
         lead=gap(told, usual), few_lead=gap((*told, few), (*usual[:2], _GAPS['reader'])),
-        passes=fact(estimate(rows, 'passes', **of(record, *usual[:2], _GAPS['reader'])), PASSES),
+        same=gap(told, (*usual[:2], _GAPS['reader'], few)),
+        passes=fact(estimate(rows, 'passes', **of(record, *usual[:2], _GAPS['reader'])).mean, PASSES),
         cost=difference(rows, 'valid', dict(arm='own', **_FREE), dict(arm='shared', **_FREE)))
     return Facts(f)
