@@ -157,10 +157,13 @@ def answer_figure(record) -> object: # figure
     fig.legend(loc='outside lower center', ncols=4, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/08h_own_levels.ipynb #37a6ff10
+# %% ../nbs/08h_own_levels.ipynb #279a1eb8
 def of(
-    record, arm:str, task:str, way:str, # whose rows
-    calls:int|None=None, # None = those of most texts
+    record,   # whose rows
+    arm:str,  # one of LEVELS
+    task:str, # what was asked
+    way:str,  # how
+    calls:int|None=None, # of the denoiser; None = as many as most texts had
 ) -> dict: # as `estimate` takes them
     "The rows of a way"
     return dict(arm=arm, task=task, way=way, calls=calls or record['parameters']['calls'])
