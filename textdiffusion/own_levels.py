@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'LEVELS', 'HOLDING', 'STEERED', 'OVERWRITTEN', 'MET', 'PRESETS', 'DRIFT', 'ANSWER', 'PERCENT', 'PLACES',
-           'PASSES', 'LINES', 'tags_met', 'value_met', 'span_met', 'gaps_met', 'check', 'means', 'answer_figure', 'of',
+           'PASSES', 'LINES', 'tags_met', 'value_met', 'span_met', 'gaps_met', 'check', 'of', 'means', 'answer_figure',
            'levels', 'facts']
 
 # %% ../nbs/08h_own_levels.ipynb #682b8d1c
@@ -109,6 +109,16 @@ a network fills the gaps in {{own_told}} of texts, the usual one in {{shared_ove
 {{shared_reader}}, at {{passes}}. Holding what is as asked changes nothing that we could see: tags {{tags_gain}}; only
 {{own_undone}} a text are undone."""
 
+def of(
+    record,   # whose rows
+    arm:str,  # one of LEVELS
+    task:str, # what was asked
+    way:str,  # how
+    calls:int|None=None, # of the denoiser; None = as many as most texts had
+) -> dict: # as `estimate` takes them
+    "The rows of a way"
+    return dict(arm=arm, task=task, way=way, calls=calls or record['parameters']['calls'])
+
 # %% ../nbs/08h_own_levels.ipynb #a5048bc4
 PERCENT, PLACES, PASSES = Unit('%', 100, 0), Unit('places', 1, 1), Unit('passes', 1, 0)
 _GAPS = dict(over='overwritten', told='overwritten, told', noised='as noisy as the rest', reader='by the reader')
@@ -157,17 +167,7 @@ def answer_figure(record) -> object: # figure
     fig.legend(loc='outside lower center', ncols=4, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/08h_own_levels.ipynb #279a1eb8
-def of(
-    record,   # whose rows
-    arm:str,  # one of LEVELS
-    task:str, # what was asked
-    way:str,  # how
-    calls:int|None=None, # of the denoiser; None = as many as most texts had
-) -> dict: # as `estimate` takes them
-    "The rows of a way"
-    return dict(arm=arm, task=task, way=way, calls=calls or record['parameters']['calls'])
-
+# %% ../nbs/08h_own_levels.ipynb #18d0f61e
 def levels(
     record, arm:str, # one network
 ) -> dict: # facts by name
