@@ -238,7 +238,7 @@ def line(
 
 # %% ../nbs/10f_good_teacher.ipynb #f6a1bb62
 ANSWER = """**Nearly: {{two}} valid in two calls, {{four}} in four.** Their teacher writes {{t_2}} and {{t_4}}, and
-{{many}} in `32`. A good teacher is most of it; where each call is asked to lead is the rest. A perfect masked
+{{many}} in `32`. A good teacher is most of it; what later calls are asked for is the rest. A perfect masked
 denoiser at random places writes {{p_2}} and {{p_4}}; in four calls, one that chooses its places passes them all."""
 
 def answer_figure(record) -> object: # figure
@@ -254,7 +254,7 @@ def answer_figure(record) -> object: # figure
     axes[0].plot([2, 4], [.6, .8], 'k_', ms=18, label='the bars')
     axes[1].axhspan(-.5, .5, color='.93'), axes[1].axhline(0, color='k', lw=.6)
     axes[0].set(ylim=(-.02, 1.02), ylabel='share of valid sentences'), axes[1].set(ylabel='nats from the entropy')
-    axes[0].legend(frameon=False, fontsize=8)
+    fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False, fontsize=8)
     return fig
 
 # %% ../nbs/10f_good_teacher.ipynb #6566cd77
