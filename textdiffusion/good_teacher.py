@@ -237,9 +237,9 @@ def line(
                 color=look[1], label=look[0], ms=5, lw=1.4, capsize=2)
 
 # %% ../nbs/10f_good_teacher.ipynb #f6a1bb62
-ANSWER = """**Nearly: {{two}} valid in two calls, {{four}} in four.** Their teacher writes {{t_2}} and {{t_4}}, and
-{{many}} in `32`. A good teacher is most of it; what later calls are asked for is the rest. A perfect masked
-denoiser at random places writes {{p_2}} and {{p_4}}; in four calls, one that chooses its places passes them all."""
+ANSWER = """**Nearly: {{two}} valid in two calls, {{four}} in four.** Their teacher writes {{t_2}} and {{t_4}}, in `32`
+calls {{many}}. A good teacher is most of it; when a student is asked, found too late, may be the rest. A perfect masked
+denoiser at random places writes {{p_2}} and {{p_4}}; one that chooses its places passes them all in four."""
 
 def answer_figure(record) -> object: # figure
     "Valid sentences against calls, and what they cost"
