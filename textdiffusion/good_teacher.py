@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['BASE', 'BELIEFS', 'GRIDS', 'STUDENTS', 'TRAINED', 'PRESETS', 'DRIFT', 'check', 'CHOSEN', 'LINES', 'PERFECT', 'ANSWER',
-           'SHORT', 'times_of', 'ways', 'trained', 'teacher', 'longer', 'Paths', 'paths_of', 'student', 'own_texts',
+           'TOLD', 'times_of', 'ways', 'trained', 'teacher', 'longer', 'Paths', 'paths_of', 'student', 'own_texts',
            'on_from_there', 'flow_map', 'written', 'passes', 'rows_of_10', 'best_of', 'line', 'answer_figure', 'facts']
 
 # %% ../nbs/10f_good_teacher.ipynb #7cfda764
@@ -257,16 +257,17 @@ def answer_figure(record) -> object: # figure
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False, fontsize=8)
     return fig
 
-# %% ../nbs/10f_good_teacher.ipynb #6566cd77
-SHORT = dict(t='teacher', longer='longer', own='own-texts', led='led-on', flow='flow-map')
+# %% ../nbs/10f_good_teacher.ipynb #b25c2737
+TOLD = dict(t=('teacher', [2, 4, 8]), longer=('longer', [2, 4]), own=('own-texts', [2, 4, 8]), led=('led-on', [8]),
+            flow=('flow-map', [8])) # prefix of facts -> arm, calls
 
 def _each(rows):
     "What every network writes and took, and what the perfect masked denoiser writes"
     told = {f'{name}_{n}': level(rows, 'valid', arm=arm, setting='', calls=n)
-            for name, arm in SHORT.items() for n in (1, 2, 4, 8)}
-    told |= {f'{name}_{column}': level(rows, column, arm=arm, setting='cost')
-             for name, arm in SHORT.items() for column in ('passes', 'seconds')}
-    told |= {f'p_{n}': level(rows, 'valid', arm='perfect', setting='random', calls=n) for n in (1, 2, 4, 8)}
+            for name, (arm, calls) in TOLD.items() for n in calls}
+    told |= {f'{name}_passes': level(rows, 'passes', arm=TOLD[name][0], setting='cost')
+             for name in ('own', 'led', 'flow')}
+    told |= {f'p_{n}': level(rows, 'valid', arm='perfect', setting='random', calls=n) for n in (2, 4)}
     best, calls = max(((r['valid'], r['calls']) for r in rows if r.get('setting') == 'pairs'), default=(nan, nan))
     return told | dict(pairs=fact(best, 'valid'), pairs_calls=fact(calls, Unit('', 1, 1)),
                        doubt=level(rows, 'valid', arm='perfect', setting='one doubt', calls=2.))
