@@ -12,6 +12,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from .noisy_readers import Reader, kinds_of, label_rows, reading_loss
+from .objectives import stratified_t
 from .optimizers import muon_adamw
 from .reading import Belief, Facts, Unit, fact
 from .recipes import NOISE, RECIPES
@@ -62,14 +63,16 @@ def base_model(
     run,      # its sizes
     arm:str,  # best, short
     seed:int, # of weights and batches
+    loss=None, # (model, ids), as `fit` takes it; None = 05's best
 ) -> Fit:     # the averaged network is its `ema`
     "Train a model: 05's best, or the same for few steps"
     torch.manual_seed(seed)
     cfg, corpus = run.cfg, run.corpus
     sizes = {k: getattr(cfg, k) for k in ('d_model', 'n_layers', 'n_heads')}
     model = RECIPES['continuous'].model(corpus, **sizes).to(run.device)
-    return fit(model, RECIPES['continuous'].loss(corpus), lambda step: corpus.batch(step, cfg.batch_size, seed),
-               cfg.few if arm == 'short' else cfg.steps, seed=seed, save_every=100,
+    return fit(model, loss or RECIPES['continuous'].loss(corpus),
+               lambda step: corpus.batch(step, cfg.batch_size, seed), cfg.few if arm == 'short' else cfg.steps, seed=seed,
+               save_every=100,
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr),
                folder=run.folder_of(f'{arm}-{seed}'), name=f'{arm}, seed {seed}')
 
@@ -80,16 +83,16 @@ def reader_of(
     arm:str,  # of the model
     seed:int, # of weights and batches
     alpha_bar=NOISE, # the schedule of the model
+    draw_t=stratified_t, # (n, device) -> times of rows or of places, as the model was trained with
 ) -> Fit:     # the averaged reader is its `ema`
     "Train a reader on the frozen word vectors of a model"
     torch.manual_seed(seed)
     cfg, corpus = run.cfg, run.corpus
     kinds, texts = kinds_of(corpus.grammar), [text.split() for text in corpus.text['train'][:cfg.read]]
     known = label_rows(corpus.grammar, texts, kinds, corpus.seq_len)
-    loss = reading_loss(corpus.train[:cfg.read], known.to(run.device), alpha_bar)
-    def rows(step):
-        g = torch.Generator().manual_seed(1_000_003*(seed + 1) + step)
-        return torch.randint(len(texts), (cfg.batch_size,), generator=g).to(run.device)
+    loss = reading_loss(corpus.train[:cfg.read], known.to(run.device), alpha_bar, draw_t=draw_t)
+    def rows(step): return torch.randint(len(texts), (cfg.batch_size,), generator=torch.Generator().manual_seed(
+        1_000_003*(seed + 1) + step)).to(run.device)
     return fit(Reader(model.emb, kinds, cfg.reader_width).to(run.device), loss, rows, cfg.reader_steps, seed=seed,
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr), save_every=200,
                folder=run.folder_of(f'reader-{arm}-{seed}'), name=f'reader, {arm}, seed {seed}')

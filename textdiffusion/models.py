@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from .arguments import check_config
-from .schedules import SCHEDULES
+from .schedules import SCHEDULES, by_place
 
 # %% ../nbs/lib/30_models.ipynb #395ddbc3
 def rms_norm(
@@ -77,12 +77,12 @@ class Block(nn.Module):
 
 # %% ../nbs/lib/30_models.ipynb #4dbcd549
 def time_features(
-    t:Tensor,      # (B,) diffusion time in units of 1/1000 of its range when compared with Diffusion-LM
+    t:Tensor,      # (…) diffusion time in units of 1/1000 of its range when compared with Diffusion-LM
     dim:int=128,   # number of features, even
-) -> Tensor:       # (B,dim) cosines, then sines
+) -> Tensor:       # (…,dim) cosines, then sines
     "Sinusoids of t at `dim/2` frequencies from 1 down to 1/10,000 [Vaswani et al. 2017; Diffusion-LM's order]"
     freq = torch.exp(-math.log(10_000) * torch.arange(dim//2, device=t.device, dtype=torch.float32) / (dim//2))
-    angle = t.float()[:, None] * freq
+    angle = t.float()[..., None] * freq
     return torch.cat([angle.cos(), angle.sin()], -1)
 
 # %% ../nbs/lib/30_models.ipynb #d6d46805
@@ -153,7 +153,7 @@ class PredictEps(RegressX0):
         emb:Tensor, # (V,D) the table
     ) -> tuple[Tensor, Tensor]: # x0_hat (B,L,D), logits (B,L,V)
         "Subtract the predicted noise, undo the scaling; amplifies errors by 1/sqrt(alpha_bar) near t=1"
-        ab = self.alpha_bar(t)[:, None, None]
+        ab = self.alpha_bar(by_place(t, x_t))[..., None]
         x0_hat = (x_t - (1-ab).sqrt() * self.out(h)) / ab.sqrt()
         return x0_hat, self.decode(x0_hat, emb)
 
@@ -232,7 +232,7 @@ class GaussianDenoiser(TextDiffusionModel):
 
     def forward(self,
         x_t:Tensor,                 # (B,L,D) noised embeddings
-        t:Tensor,                   # (B,) in [0,1], 0 = clean
+        t:Tensor,                   # (B,) or, place by place, (B,L) in [0,1], 0 = clean
         x0_prev:Tensor|None=None,   # (B,L,D) earlier estimate; None = zeros; needs self_condition
     ) -> tuple[Tensor, Tensor]:     # x0_hat (B,L,D), logits (B,L,V)
         "One call of the denoiser"
@@ -240,7 +240,7 @@ class GaussianDenoiser(TextDiffusionModel):
             x_in = torch.cat([x_t, torch.zeros_like(x_t) if x0_prev is None else x0_prev], -1)
         elif x0_prev is None: x_in = x_t
         else: raise ValueError('x0_prev was given, but the model was built with self_condition=False')
-        h = self.inp(x_in) + self.time(time_features(1000*t).to(x_t.dtype))[:, None]
+        h = self.inp(x_in) + self.time(time_features(1000*by_place(t, x_t)).to(x_t.dtype))
         for block in self.blocks: h = block(h)
         return self.head(rms_norm(h), x_t, t, self.emb)
 
@@ -371,13 +371,13 @@ class DiffusionLMDenoiser(TextDiffusionModel):
 
     def forward(self,
         x_t:Tensor,               # (B,L,D) noised embeddings, L <= max_len
-        t:Tensor,                 # (B,) in [0,1]; (i+1)/T for step i of the table
+        t:Tensor,                 # (B,) or (B,L) in [0,1]; (i+1)/T for step i of the table
         x0_prev:Tensor|None=None, # must be None
     ) -> tuple[Tensor, Tensor]:   # x0_hat (B,L,D), logits (B,L,V)
         "One call of the denoiser"
         if x0_prev is not None: raise ValueError('DiffusionLMDenoiser has no self-conditioning: x0_prev must be None')
-        fed = (t*self.config.T - 1).clamp(min=0) * 1000/self.config.T
-        h = self.up(x_t) + self.pos.weight[:x_t.shape[1]] + self.time(time_features(fed))[:, None]
+        fed = (by_place(t, x_t)*self.config.T - 1).clamp(min=0) * 1000/self.config.T
+        h = self.up(x_t) + self.pos.weight[:x_t.shape[1]] + self.time(time_features(fed))
         x0_hat = self.down(self.encoder(self.drop(self.norm(h))).last_hidden_state)
         return x0_hat, self.head.decode(x0_hat, self.emb)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from .grammar import Grammar
 from .models import Block, rms_norm, time_features
 from .objectives import stratified_t
-from .schedules import add_noise
+from .schedules import add_noise, by_place
 from .targets import Target, labels, lexicon, slot_values, spans
 
 # %% ../nbs/lib/42_noisy_readers.ipynb #6ed3f36e
@@ -78,7 +78,7 @@ def label_rows(
 
 # %% ../nbs/lib/42_noisy_readers.ipynb #81551c55
 class Reader(nn.Module):
-    "Reads noised vectors (B,L,D) at times (B,); what it says of places, slots and pairs is asked of its hidden states"
+    "Reads noised vectors (B,L,D) at times (B,) or (B,L); what it says of places, slots and pairs is asked of its hidden states"
     def __init__(self,
         table:Tensor,   # (V,D) the word vectors of the model that is to be guided, kept as they are
         kinds:Kinds,    # the classes
@@ -101,7 +101,7 @@ class Reader(nn.Module):
 
     def forward(self, x:Tensor, t:Tensor) -> Tensor: # (B,L,d_model)
         "Hidden states"
-        h = self.inp(x) + self.time(time_features(1000*t).to(x.dtype))[:, None]
+        h = self.inp(x) + self.time(time_features(1000*by_place(t, x)).to(x.dtype))
         for block in self.blocks: h = block(h)
         return rms_norm(h)
 
@@ -190,19 +190,21 @@ def reading_loss(
     known:Labels,       # of the same rows
     alpha_bar:Callable, # the schedule of the model that is to be guided
     clean:float=.1,     # share of rows without noise
+    draw_t:Callable=stratified_t, # (n, device) -> (n,) times, or (n,L), place by place
 ) -> Callable:          # loss_fn(reader, rows (B,) int64) -> {'loss', 't', a (B,) of nats for each head}
     "A loss for `fit`, whose batches are numbers of rows"
     def loss_fn(reader, rows):
-        t = stratified_t(len(rows), device=rows.device)
+        t = draw_t(len(rows), device=rows.device)
         t = (t - clean).clamp(min=0)/(1 - clean)
         x0 = reader.table[ids[rows]]
-        h = reader(torch.where((t > 0)[:, None, None], add_noise(x0, t, alpha_bar, torch.randn_like(x0)), x0), t)
+        noisy = (by_place(t, x0) > 0)[..., None]
+        h = reader(torch.where(noisy, add_noise(x0, t, alpha_bar, torch.randn_like(x0)), x0), t)
         wanted = chart(known.spans[rows], ids.shape[1], len(reader.kinds.labels))
         parts = dict(words=words_nll(reader, h, ids[rows], torch.ones_like(ids[rows])),
                      tags=tags_nll(reader, h, known.tags[rows]), slots=slots_nll(reader, h, known.slots[rows]),
                      tree=tree_nll(reader, h, wanted))
         loss = (sum(parts.values()) + 4*parts['slots']).mean()/ids.shape[1]
-        return dict(loss=loss, t=t, **{k: v.detach() for k, v in parts.items()})
+        return dict(loss=loss, t=by_place(t, x0).mean(1), **{k: v.detach() for k, v in parts.items()})
     return loss_fn
 
 def right(

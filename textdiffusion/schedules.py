@@ -5,9 +5,9 @@
 # %% auto #0
 __all__ = ['SQRT_FLOOR', 'COSINE_FLOOR', 'LINEAR', 'TRUNC_LINEAR', 'PW_LINEAR', 'TRUNC_COSINE', 'SCHEDULES', 'MASK_SCHEDULES',
            'schedule', 'check_schedule', 'grid', 'floor_of', 'root', 'sqrt', 'sqrt_paper', 'cos_squared', 'cosine',
-           'log_interpolate', 'from_betas', 'linear', 'trunc_linear', 'pw_linear', 'trunc_cosine', 'match', 'sigma',
-           'add_noise', 'log_snr', 'rescale', 'posterior_weights', 'posterior', 'mask_linear', 'mask_log_linear',
-           'mask_cosine', 'mask_exponential', 'check_same_schedule']
+           'log_interpolate', 'from_betas', 'linear', 'trunc_linear', 'pw_linear', 'trunc_cosine', 'match', 'by_place',
+           'sigma', 'add_noise', 'log_snr', 'rescale', 'posterior_weights', 'posterior', 'mask_linear',
+           'mask_log_linear', 'mask_cosine', 'mask_exponential', 'check_same_schedule']
 
 # %% ../nbs/lib/20_schedules.ipynb #7e65aa3a
 import math
@@ -184,9 +184,18 @@ def match(
     "Shape `a` for multiplication with x; a batch that differs from x's is an error"
     a = torch.as_tensor(a, dtype=torch.float64) if not isinstance(a, Tensor) else a
     if a.shape != x.shape[:a.dim()]:
-        raise ValueError(f'times of shape {tuple(a.shape)} do not fit a batch of shape {tuple(x.shape)}: one value, or '
-                         f'one per sentence ({x.shape[0]},)')
+        raise ValueError(f'times of shape {tuple(a.shape)} do not fit a batch of shape {tuple(x.shape)}: one value, '
+                         f'one per sentence ({x.shape[0]},), or one per place {tuple(x.shape[:2])}')
     return a.reshape(a.shape + (1,)*(x.dim()-a.dim())).to(x) if a.dim() else a
+
+def by_place(
+    t:Tensor, # (B,) one time a text, or (B,L) one a place
+    x:Tensor, # (B,L,…) of the same texts
+) -> Tensor:  # (B,1) or (B,L)
+    "Times that go with every place; a ValueError for any other shape"
+    if t.shape in (x.shape[:1], x.shape[:2]): return t.reshape(len(t), -1)
+    raise ValueError(f't must hold one time a text or one a place, {tuple(x.shape[:1])} or {tuple(x.shape[:2])}, got '
+                     f'{tuple(t.shape)}')
 
 def sigma(
     t:Tensor,           # in [0,1], any shape
@@ -198,11 +207,11 @@ def sigma(
 
 def add_noise(
     x0:Tensor,          # (B,L,D) clean latents
-    t:Tensor,           # (B,) in [0,1], 0 = clean
+    t:Tensor,           # (B,) or, place by place, (B,L) in [0,1], 0 = clean
     alpha_bar:Callable, # the schedule
     eps:Tensor,         # like x0, standard normal
 ) -> Tensor:            # x_t, like x0
-    "The forward process: sqrt(alpha_bar)·x0 + sqrt(1-alpha_bar)·eps, one time per sentence"
+    "The forward process: sqrt(alpha_bar)·x0 + sqrt(1-alpha_bar)·eps, one time per sentence or place"
     if eps.shape != x0.shape:
         raise ValueError(f'eps has shape {tuple(eps.shape)} but x0 has {tuple(x0.shape)}; they must be equal')
     check_schedule(alpha_bar)
