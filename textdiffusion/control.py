@@ -71,8 +71,8 @@ def base_model(
     sizes = {k: getattr(cfg, k) for k in ('d_model', 'n_layers', 'n_heads')}
     model = RECIPES['continuous'].model(corpus, **sizes).to(run.device)
     return fit(model, loss or RECIPES['continuous'].loss(corpus),
-               lambda step: corpus.batch(step, cfg.batch_size, seed), cfg.few if arm == 'short' else cfg.steps, seed=seed,
-               save_every=100,
+               lambda step: corpus.batch(step, cfg.batch_size, seed),
+               cfg.few if arm == 'short' else cfg.steps, seed=seed, save_every=100,
                optimizer=partial(muon_adamw, lr=cfg.lr, muon_lr=cfg.muon_lr),
                folder=run.folder_of(f'{arm}-{seed}'), name=f'{arm}, seed {seed}')
 

@@ -78,7 +78,7 @@ def label_rows(
 
 # %% ../nbs/lib/42_noisy_readers.ipynb #81551c55
 class Reader(nn.Module):
-    "Reads noised vectors (B,L,D) at times (B,) or (B,L); what it says of places, slots and pairs is asked of its hidden states"
+    "Reads noised vectors (B,L,D) at times (B,) or (B,L); its hidden states say things of places, slots and pairs"
     def __init__(self,
         table:Tensor,   # (V,D) the word vectors of the model that is to be guided, kept as they are
         kinds:Kinds,    # the classes
