@@ -91,10 +91,10 @@ PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(steps=4, reader_steps=3, targets=3, samples=6, calls=4, fewer=[2], d_model=32, n_layers=1,
                       n_heads=2, reader_width=16, read=32, batch_size=8),
-    long=_cpu | dict(seeds=3, steps=1000, reader_steps=600, targets=40, samples=256, calls=80, fewer=[10, 20, 40]),
+    long=_cpu | dict(seeds=3, steps=1000, reader_steps=500, targets=32, samples=192, calls=60, fewer=[10, 20]),
     gpu=_cpu | dict(seeds=3, steps=6000, reader_steps=3000, targets=200, samples=1024, calls=80, fewer=[10, 20, 40],
                     batch_size=64))
-# four standard errors of 40 texts, and what another machine does to a trained model
+# four standard errors of 32 texts, and what another machine does to a trained model
 DRIFT = dict(tol=dict(both=.35, success=.35, valid=.35), by=('arm', 'task', 'way', 'calls', 'seed'))
 
 def check(cfg, corpus) -> None:
