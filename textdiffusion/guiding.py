@@ -155,7 +155,7 @@ class Held(AtLevels):
         denoiser:Callable,  # with `emb`; it takes t (B,) or (B,L)
         met:Callable,       # ids (B,L) -> (B,L) bool, which places are as asked
         alpha_bar:Callable, # the schedule
-        guide:Callable|None=None, # (x_s, t_s (B,) or (B,L), mean, std) -> x_s, which goes first
+        guide:Callable|None=None, # (x_s, t_s (B,) or (B,L), mean, std) -> x_s, for the places that are not held
         level:Callable=torch.zeros_like, # t (B,) -> (B,), the level of held places while the rest is at t
         sure:float=.9,      # how likely a word must be to be held; above 1 none is
         generator:torch.Generator|None=None, # of the noise of held places
@@ -181,8 +181,8 @@ class Held(AtLevels):
         return x0_hat, logits
 
     def hold(self, x_s:Tensor, t_s:Tensor, mean:Tensor, std:float) -> Tensor: # x_s
-        "Guide the draw, then put the words of places that are as asked at their level"
-        if self.guide: x_s = self.guide(x_s, self.own(t_s), mean, std)
+        "Put the words of places that are as asked at their level, and guide the others"
         self.held = self.next
-        put = noised_words(self.emb, self.words, self.held, self.alpha_bar, self.generator)
-        return put(x_s, self.level(t_s))
+        put = noised_words(self.emb, self.words, self.held, self.alpha_bar, self.generator)(x_s, self.level(t_s))
+        if not self.guide: return put
+        return torch.where(self.held[..., None], put, self.guide(put, self.own(t_s), mean, std))
