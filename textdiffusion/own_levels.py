@@ -84,16 +84,16 @@ def gaps_met(
 MET = {'tags': tags_met, 'content': value_met, 'spans': span_met, 'infilling': gaps_met} # task -> which are as asked
 
 # %% ../nbs/08h_own_levels.ipynb #e18af70e
-_cpu = dict(corpus='restaurants', arms=['shared', 'own'], seeds=1, steps=600, reader_steps=400, targets=20, samples=96,
-            calls=40, fewer=[10, 20], d_model=128, n_layers=3, n_heads=4, reader_width=64, read=10_000, batch_size=32,
+_cpu = dict(corpus='restaurants', arms=['shared', 'own'], seeds=1, steps=600, reader_steps=400, targets=20, gaps=40,
+            samples=96, calls=40, fewer=[10, 20], d_model=128, n_layers=3, n_heads=4, reader_width=64, read=10_000, batch_size=32,
             lr=6e-3, muon_lr=1e-2)
 PRESETS = dict(
     cpu=_cpu,
-    smoke=_cpu | dict(steps=4, reader_steps=3, targets=3, samples=6, calls=4, fewer=[2], d_model=32, n_layers=1,
+    smoke=_cpu | dict(steps=4, reader_steps=3, targets=3, gaps=3, samples=6, calls=4, fewer=[2], d_model=32, n_layers=1,
                       n_heads=2, reader_width=16, read=32, batch_size=8),
-    long=_cpu | dict(seeds=3, steps=1000, reader_steps=500, targets=32, samples=192, calls=60, fewer=[10, 20]),
-    gpu=_cpu | dict(seeds=3, steps=6000, reader_steps=3000, targets=200, samples=1024, calls=80, fewer=[10, 20, 40],
-                    batch_size=64))
+    long=_cpu | dict(seeds=3, steps=1000, reader_steps=500, targets=32, gaps=96, samples=192, calls=60),
+    gpu=_cpu | dict(seeds=3, steps=6000, reader_steps=3000, targets=200, gaps=400, samples=1024, calls=80,
+                    fewer=[10, 20, 40], batch_size=64))
 # four standard errors of 32 texts, and what another machine does to a trained model
 DRIFT = dict(tol=dict(both=.35, success=.35, valid=.35), by=('arm', 'task', 'way', 'calls', 'seed'))
 
@@ -173,5 +173,6 @@ def facts(record) -> Facts: # by name
         **{f'{task}_gain': gap(('own', task, 'held'), ('own', task, released)) for task in STEERED})
     if {'own', 'shared'} <= {*arms}: f |= dict(
         lead=gap(told, ('shared', 'infilling', _GAPS['over'])),
+        few_lead=gap((*told, min(few)), ('shared', 'infilling', _GAPS['reader'])),
         cost=difference(rows, 'valid', dict(arm='own', **_FREE), dict(arm='shared', **_FREE)))
     return Facts(f)
