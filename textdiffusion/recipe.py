@@ -161,9 +161,10 @@ def written(
 def perfectly(
     run, oracle, # the perfect masked denoiser
     way:str, seed, # padded or sorted
+    calls:int,     # in how many
 ) -> torch.Tensor: # ids (n,L), at least 64
     "What the perfect denoiser writes in the same way; of a drawn length it is told where the end is"
-    c, calls = run.corpus, run.cfg.masked_calls
+    c = run.corpus
     def write(n, size):
         z = canvas(torch.full((n, 1), c.bos_id), c.seq_len, c.mask_id)
         if way != 'padded': z[:, size-1], z[:, size:] = c.eos_id, c.pad_id
