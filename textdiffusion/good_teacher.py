@@ -163,8 +163,8 @@ PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(arms=list(TRAINED), steps=4, student_steps=4, pairs=24, many=3, lead_calls=3, samples=6, most=4,
                       d_model=32, n_layers=1),
-    # sized for 45 minutes on a shared core; students have half the steps of their teacher
-    long=_cpu | dict(arms=list(TRAINED), seeds=3, steps=2000, student_steps=1000, pairs=16384, samples=512),
+    # sized for 45 minutes on a shared core; students have two fifths of the steps of their teacher
+    long=_cpu | dict(arms=list(TRAINED), seeds=3, steps=2000, student_steps=800, pairs=16384, samples=512),
     gpu=_cpu | dict(arms=list(TRAINED), seeds=3, steps=8000, student_steps=8000, pairs=65536, samples=2048))
 # four standard errors of 512 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(valid=.12, nll_minus_entropy=.7, new=.12), by=('arm', 'setting', 'calls', 'seed'))
