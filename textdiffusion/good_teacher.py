@@ -237,9 +237,10 @@ def line(
                 color=look[1], label=look[0], ms=5, lw=1.4, capsize=2)
 
 # %% ../nbs/10f_good_teacher.ipynb #f6a1bb62
-ANSWER = """**Nearly: {{two}} valid in two calls, {{four}} in four.** Their teacher writes {{t_2}} and {{t_4}}, in `32`
-calls {{many}}. A good teacher is most of it; when a student is asked, found too late, may be the rest. A perfect masked
-denoiser at random places writes {{p_2}} and {{p_4}}; one that chooses its places passes them all in four."""
+ANSWER = """**Not quite: the best writes {{two}} valid in two calls, where `60` were the aim, and {{four}} in four, of
+`80`.** Its teacher writes {{t_2}} and {{t_4}}, in `32` calls {{many}}; students of a weak one wrote `8` and `14`. A
+perfect masked denoiser writes {{p_2}} and {{p_4}} at random places, more in four calls where exact probabilities choose
+them."""
 
 def answer_figure(record) -> object: # figure
     "Valid sentences against calls, and what they cost"
