@@ -209,10 +209,11 @@ def line(
     column:str, # what is drawn
     look, # name, colour, style
     setting:str='', # which rows
+    most:int=4, # calls that are drawn
 ) -> None:
     "Means over seeds against calls, with their spread"
     rows = [r for r in record['rows'] if (r['arm'], r.get('setting')) == (arm, setting) and r.get(column) is not None]
-    if not (calls := sorted({r['calls'] for r in rows if r['calls'] <= 4})): return
+    if not (calls := sorted({r['calls'] for r in rows if r['calls'] <= most})): return
     found = [estimate(rows, column, calls=c) for c in calls]
     ax.errorbar(calls, [g.mean for g in found], [0 if g.sd != g.sd else g.sd for g in found], fmt=look[2],
                 color=look[1], label=look[0], ms=5, lw=1.4, capsize=2)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BASE', 'BELIEFS', 'GRIDS', 'STUDENTS', 'TRAINED', 'PRESETS', 'DRIFT', 'check', 'CHOSEN', 'LINES', 'PERFECT', 'ANSWER',
            'TOLD', 'times_of', 'ways', 'trained', 'teacher', 'longer', 'Paths', 'paths_of', 'student', 'own_texts',
-           'on_from_there', 'flow_map', 'written', 'passes', 'rows_of_10', 'best_of', 'line', 'answer_figure', 'facts']
+           'on_from_there', 'flow_map', 'written', 'passes', 'rows_of_10', 'best_of', 'answer_figure', 'facts']
 
 # %% ../nbs/10f_good_teacher.ipynb #7cfda764
 import copy
@@ -18,6 +18,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from .confidence_decoding import check as check_exact
+from .distillation import line
 from .distilling import (FlowMap, jumping, jumps, led_on, of_sizes, reach_the_text, stations, to_text)
 from .lengths import by_length, drawn_lengths, per_text
 from .optimizers import muon_adamw
@@ -28,7 +29,7 @@ from .recipe import ARMS as OF_10D, batches_of, loss_of, network, sizes_of
 from .recipes import NOISE
 from .records import pinned
 from .sampling import ddim_step, evaluating, spaced
-from .statistics import above, estimate, within
+from .statistics import above, within
 from .training import Fit, fit
 
 BASE = OF_10D['sorted'] # the recipe of teachers
@@ -223,19 +224,6 @@ LINES = {'teacher': ('teacher', '.35', 'o--'), 'longer': ('longer', '.6', 'o:'),
 PERFECT = {'random': ('perfect masked, random places', 'k', 'x:'), 'one doubt': ('chosen: one doubt (10)', 'C9', '+:'),
            'pairs': ('chosen: pairs (10)', 'C4', '*:')}
 
-def line(
-    ax, record, arm:str, # where, whose, and who
-    column:str, # what is drawn
-    look, # name, colour, style
-    setting:str='', # which rows
-) -> None:
-    "Means over seeds against calls, with their spread"
-    rows = [r for r in record['rows'] if (r['arm'], r['setting']) == (arm, setting) and r.get(column) is not None]
-    if not (calls := sorted({r['calls'] for r in rows if r['calls'] <= 8})): return
-    found = [estimate(rows, column, calls=c) for c in calls]
-    ax.errorbar(calls, [g.mean for g in found], [0 if g.sd != g.sd else g.sd for g in found], fmt=look[2],
-                color=look[1], label=look[0], ms=5, lw=1.4, capsize=2)
-
 # %% ../nbs/10f_good_teacher.ipynb #f6a1bb62
 ANSWER = """**Not quite: the best writes {{two}} valid in two calls, where `60` were the aim, and {{four}} in four, of
 `80`.** Its teacher writes {{t_2}} and {{t_4}}, in `32` calls {{many}}; students of a weak one wrote `8` and `14`. A
@@ -246,8 +234,8 @@ def answer_figure(record) -> object: # figure
     "Valid sentences against calls, and what they cost"
     fig, axes = plt.subplots(1, 2, figsize=(11, 4.2), layout='constrained')
     for ax, column in zip(axes, ('valid', 'nll_minus_entropy')):
-        for arm, look in LINES.items(): line(ax, record, arm, column, look)
-        for setting, look in PERFECT.items(): line(ax, record, 'perfect', column, look, setting)
+        for arm, look in LINES.items(): line(ax, record, arm, column, look, most=8)
+        for setting, look in PERFECT.items(): line(ax, record, 'perfect', column, look, setting, 8)
         ax.set(xscale='log', xlabel='calls', xticks=[1, 2, 4, 8])
         ax.set_xticklabels([1, 2, 4, 8]), ax.minorticks_off()
     many = level(record['rows'], 'valid', arm='teacher', setting='', calls=record['parameters']['most'])
