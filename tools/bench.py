@@ -222,24 +222,31 @@ def speaker(lib, sizes, kind):
     if kind == 'masked': model.out.weight.normal_(std=.1)
     return model
 
-def questions(sizes, kind, how):
-    "What a sampler asks its network, call by call"
-    lib, asked = build(PACKAGE), []
-    model = speaker(lib, sizes, kind)
+def heard(sizes, kind):
+    "The network, and a list that what it is asked goes into, call by call"
+    model, asked = speaker(build(PACKAGE), sizes, kind), []
     if kind == 'masked':
         def listening(z, share): asked.append((z, share)); return model(z, share)
     else:
         def listening(x_t, t, x0_prev): asked.append((x_t, t, x0_prev)); return model(x_t, t, x0_prev)
-    sampler(lib, sizes, kind, how, listening)()
-    return asked
+    return listening, asked
 
-def bare_calls(sizes, kind, how):
+def answers(model, asked):
     "The network alone, on the same questions"
-    model, asked = speaker(build(PACKAGE), sizes, kind), questions(sizes, kind, how)
     @torch.no_grad()
     def calls():
         for question in asked: model(*question)
     return calls
+
+def questions(sizes, kind, how):
+    "What a sampler asks its network, call by call"
+    listening, asked = heard(sizes, kind)
+    sampler(build(PACKAGE), sizes, kind, how, listening)()
+    return asked
+
+def bare_calls(sizes, kind, how):
+    "The network alone, on what a sampler asks it"
+    return answers(speaker(build(PACKAGE), sizes, kind), questions(sizes, kind, how))
 
 def rounding(lib, emb): return dict(round_fn=lib('sampling').clamp(emb))
 def no_rounding(lib, emb): return {}
@@ -278,24 +285,19 @@ def told(lib, sizes, model=None):
 
 def bare_told(sizes):
     "The network alone, on both questions of every call"
-    model, asked = speaker(build(PACKAGE), sizes, 'masked'), []
-    def listening(z, share): asked.append((z, share)); return model(z, share)
+    model, (listening, asked) = speaker(build(PACKAGE), sizes, 'masked'), heard(sizes, 'masked')
     told(build(PACKAGE), sizes, listening)()
-    @torch.no_grad()
-    def calls():
-        for question in asked: model(*question)
-    return calls
+    return answers(model, asked)
 
 def bare_passes(sizes, way):
     "The passes of both networks alone: the denoiser on what it was asked, the wish's cost and its gradient"
     model, loss = steered(sizes)
-    asked, wished = [], []
-    def listening(x_t, t, x0_prev): asked.append((x_t, t, x0_prev)); return model(x_t, t, x0_prev)
+    wished, (listening, asked) = [], heard(sizes, 'gaussian')
     def costing(x, t): wished.append((x.detach().clone(), t)); return loss(x, t)
     guided(build(PACKAGE), sizes, way, listening, costing)()
+    forward = answers(model, asked)
     def passes():
-        with torch.no_grad():
-            for question in asked: model(*question)
+        forward()
         for x, t in wished: torch.autograd.grad(loss(x.requires_grad_(), t).sum(), x)
     return passes
 
