@@ -7,7 +7,7 @@ import torch
 from helpers import row
 
 from textdiffusion.corpora import build_stream
-from textdiffusion.metrics import (characters, counted, distinct, exact_nll, longest_copy, nll_rates, novelty,
+from textdiffusion.metrics import (bleu, characters, counted, distinct, exact_nll, longest_copy, nll_rates, novelty,
                                    oracle_scores, self_bleu, unigram_entropy, unseen)
 from textdiffusion.streams import nll_row
 from textdiffusion.tokenizing import bpe_tokenizer, char_tokenizer
@@ -41,6 +41,15 @@ def test_distinct_and_entropy_by_hand():
     rows = [[5, 6, 5], [5, 6]]               # words 5 6 5 5 6; pairs 56 65 56; triple 565
     assert [distinct(rows, k) for k in (1, 2, 3, 4)] == [2/5, 2/3, 1, 0]
     assert math.isclose(unigram_entropy(rows), -(.6*math.log(.6) + .4*math.log(.4)))
+
+def test_a_text_that_stops_early_gains_nothing_by_how_many_references_others_have():
+    alone = bleu(['a b c d'], [['a b c d e f g h i']])
+    assert alone == pytest.approx(100*math.exp(1 - 9/4))                                      # the brevity penalty
+    others = bleu(['a b c d', 'v w x y'], [['a b c d e f g h i'], ['v w x y z z z z z']*3])
+    assert others == pytest.approx(alone)
+    for empty in ('', '  '):
+        with pytest.raises(ValueError, match='reference of text 0 has no words'):
+            bleu(['a b c d'], [['a b c d e f g h i', empty]])
 
 def test_self_bleu_of_equal_and_of_disjoint_rows():
     assert math.isclose(self_bleu([[5, 6, 7, 8]]*20), 100)

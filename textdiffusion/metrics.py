@@ -138,13 +138,15 @@ def distinct(
 # %% ../nbs/lib/60_metrics.ipynb #6e0ac7ae
 def bleu(
     texts:list[str],            # words, a space between them
-    references:list[list[str]], # of each text, at least one
+    references:list[list[str]], # of each text, at least one, none without words
 ) -> float:                     # in [0,100]
     "Corpus BLEU-4, a text against all of its references; words are taken as they stand [Papineni et al. 2002]"
     from sacrebleu.metrics import BLEU
     if not texts or len(texts) != len(references) or not all(references):
         raise ValueError(f'{len(texts)} texts need as many lists of references, at least one and none empty, got '
                          f'{len(references)}')
+    if empty := [i for i, refs in enumerate(references) if not all(ref.split() for ref in refs)]:
+        raise ValueError(f'a reference of text {empty[0]} has no words; leave it out, or texts that stop early score 100')
     most = max(map(len, references))
     streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
     return BLEU(tokenize='none').corpus_score(texts, streams).score
