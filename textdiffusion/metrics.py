@@ -146,7 +146,7 @@ def bleu(
         raise ValueError(f'{len(texts)} texts need as many lists of references, at least one and none empty, got '
                          f'{len(references)}')
     if empty := [i for i, refs in enumerate(references) if not all(ref.split() for ref in refs)]:
-        raise ValueError(f'a reference of text {empty[0]} has no words; leave it out, or texts that stop early score 100')
+        raise ValueError(f'a reference of text {empty[0]} has no words; leave it out, or short texts seem perfect')
     most = max(map(len, references))
     streams = [[refs[i] if i < len(refs) else None for refs in references] for i in range(most)]
     return BLEU(tokenize='none').corpus_score(texts, streams).score
