@@ -9,16 +9,15 @@ __all__ = ['BELIEFS', 'PRESETS', 'DRIFT', 'KINDS', 'ANSWER', 'charts_of', 'wante
 # %% ../nbs/08i_e2e_spans.ipynb #00000003
 import math
 import random
-from functools import partial
 from statistics import fmean
 import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
-from .constituents import LABELS, Charts, found_of, parsed
+from .constituents import LABELS, Charts, parsed
 from .e2e_control import COLOURS, DRIFT as E2E_DRIFT, MARKS, NATS, PERCENT, PRESETS as E2E, asked, panel
 from .noisy_readers import wish_loss
 from .reading import Belief, Facts, fact
-from .released_targets import UPOS, load_parser, load_tagger, read_targets, target_file
+from .released_targets import UPOS, load_parser, load_tagger
 from .source_to_target import check as has_tables
 
 # %% ../nbs/08i_e2e_spans.ipynb #00000004
