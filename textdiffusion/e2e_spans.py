@@ -16,7 +16,7 @@ from torch import Tensor
 from .constituents import LABELS, Charts, parsed
 from .e2e_control import COLOURS, DRIFT as E2E_DRIFT, MARKS, NATS, PERCENT, PRESETS as E2E, asked, panel
 from .noisy_readers import wish_loss
-from .reading import Belief, Facts, fact
+from .reading import Belief, Facts, Unit, fact
 from .released_targets import UPOS, load_parser, load_tagger
 from .source_to_target import check as has_tables
 
@@ -105,8 +105,8 @@ def verdict_bars(
             ax.bar(i, 100*share, .7, 100*low, color=colour)
     ax.set_xticks(range(len(_WRITTEN)), _WRITTEN.values())
     ax.legend(handles=[plt.Rectangle((0, 0), 1, 1, color=c, label=k) for k, c in KINDS.items()], fontsize=8,
-              loc='upper left')
-    ax.set(ylim=(0, 100), ylabel='continuous texts (%)', title='reader and parser')
+              loc='upper center', frameon=False)
+    ax.set(ylim=(0, 130), yticks=range(0, 101, 20), ylabel='continuous texts (%)', title='reader and parser')
 
 # %% ../nbs/08i_e2e_spans.ipynb #00000012
 def answer_figure(record) -> object: # figure
@@ -124,16 +124,16 @@ def answer_figure(record) -> object: # figure
     return fig
 
 # %% ../nbs/08i_e2e_spans.ipynb #00000015
-_WHO = dict(steps=('continuous', 'as released'), score=('continuous', 'score'), free=('continuous', 'unguided'),
+_WHO = dict(steps=('continuous', 'as released'), score=('continuous', 'score'),
             still=('continuous', 'steps, no wish'), drafts=('continuous', 'best of drafts'),
             told=('autoregressive', 'told'), best=('autoregressive', 'best of drafts'), masked=('masked', 'told'),
             asks=('masked', 'unguided'), alone=('autoregressive', 'unguided'), person=('person', ''),
             held=('continuous', 'held out')) # name -> arm, way
-_MEASURES = dict(nats='teacher_nll', usual='usual', distinct='distinct', strict='strict', taken='taken', seen='seen',
-                 right='right')
+_MEASURES = dict(nats='teacher_nll', entropy='unigram', strict='strict', taken='taken', right='right')
+_UNITS = dict(teacher_nll=NATS, unigram=Unit('nats')) # the others are shares
 _NAMED = """steps steps_strict steps_nats steps_taken steps_right score score_strict score_taken score_nats still_nats
 drafts drafts_strict drafts_taken best best_strict told_strict alone_strict masked_strict asks_strict person
-person_strict person_nats held_taken"""
+person_strict person_nats person_entropy steps_entropy held_taken"""
 _GAPS = dict(strict_gain=('strict', 'steps', 'drafts'), lenient_lead=('success', 'best', 'steps'),
              strict_lead=('strict', 'steps', 'best'), wish_price=('teacher_nll', 'steps', 'still'))
 
@@ -146,12 +146,11 @@ def facts(record) -> Facts: # by name
     for name in _NAMED.split():
         who, _, measure = name.partition('_')
         if not have(who, column := _MEASURES.get(measure, 'success')): continue
-        found[name] = fact(estimate(rows, column, **which(who)), NATS if column == 'teacher_nll' else PERCENT)
+        found[name] = fact(estimate(rows, column, **which(who)), _UNITS.get(column, PERCENT))
     for name, (column, *pair) in _GAPS.items():
         if all(have(who, column) for who in pair):
-            unit = NATS if column == 'teacher_nll' else PERCENT
-            found[name] = fact(paired(rows, column, *map(which, pair)), unit, signed=True)
-    for name, share in record.get('ceiling', {}).items(): found[f'ceiling_{name}'] = fact(share, PERCENT)
+            found[name] = fact(paired(rows, column, *map(which, pair)), _UNITS.get(column, PERCENT), signed=True)
+    for name, share in record.get('ceiling', {}).items(): found[f'ceiling_{name}'] = fact(share, Unit('%', 100, 1))
     return Facts(found)
 
 ANSWER = """**Steered, yes; told, hardly.** Steps as released put a phrase where it was asked for in {{steps}} of the
