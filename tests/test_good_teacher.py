@@ -8,7 +8,7 @@ from helpers import refused_at_once
 from textdiffusion.corpora import load_corpus
 from textdiffusion.distilling import (FlowMap, follow, jumping, jumps, led_on, of_sizes, reach_the_text, stations,
                                       to_text, upwards)
-from textdiffusion.good_teacher import (GRIDS, LINES, PRESETS, STUDENTS, TRAINED, best_of, passes,
+from textdiffusion.good_teacher import (LANDINGS, LINES, PRESETS, STUDENTS, TRAINED, best_of, passes,
                                         paths_of, rows_of_10, teacher, times_of, ways, written)
 from textdiffusion.lengths import lengths_of, trimmed
 from textdiffusion.models import GaussianConfig, GaussianDenoiser
@@ -145,7 +145,7 @@ def test_paths_begin_at_noise_and_end_at_what_the_teacher_writes():
     assert paths.calls == len(torch.cat([spaced(3), *ways('flow-map')]).unique()) - 1
     for size, texts in paths.texts.items():
         assert trimmed(texts, CORPUS.pad_id).shape[1] <= size and set(paths.states[size]) == {
-            t for grid in GRIDS.values() for t in grid if t}
+            t for grid in LANDINGS.values() for t in grid if t}
         times = torch.cat([spaced(3), *ways('flow-map')]).unique().flip(0)
         assert torch.equal(to_text(base, paths.states[size][1.], times, NOISE, ddim_step), texts)
 
@@ -153,8 +153,8 @@ def test_what_a_training_costs():
     run = run_at(student_steps=100, pairs=1000, calls=[1, 2], lead_calls=10)
     assert passes(run, 'teacher', 20) == 0 and passes(run, 'longer', 20) == pytest.approx(6400*3.5/1e6)
     assert passes(run, 'flow-map', 20) == pytest.approx((6400*3 + 20_000)/1e6)
-    assert passes(run, 'own-texts', 20) == pytest.approx((6400*4 + 20_000)/1e6)   
-    led = (4/2 + (4 + 3 + 2)/4)/2                                                         # 10 roots of half the times
+    assert passes(run, 'own-texts', 20) == pytest.approx((6400*4 + 20_000)/1e6)
+    led = (1/2 + (6 + 4 + 1)/4)/2                                   # 10 roots of half the times, once at the end
     assert passes(run, 'led-on', 20) == pytest.approx((6400*(4 + led) + 20_000)/1e6)
 
 def test_the_best_student_is_neither_a_teacher_nor_its_longer_training():
