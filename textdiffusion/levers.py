@@ -226,7 +226,8 @@ def level_figure(record) -> object: # figure
     for arm, (color, line) in LOOKS.items():
         mine = [(t, estimate(rows, 'token_ce', arm=arm, t=t).mean - base[t]) for t in sorted(base)]
         left.plot(*zip(*mine), line, color=color, label=arm, ms=4, lw=1.3)
-    left.axhline(0, color='k', lw=.6), left.legend(frameon=False, fontsize=8, loc='upper right')
+    left.axhline(0, color='k', lw=.6)
+    fig.legend(*left.get_legend_handles_labels(), loc='outside lower center', ncols=7, frameon=False, fontsize=8)
     left.set(xlabel='noised to time t', ylabel='nats per word, beside no lever')
     for r in (r for r in record['rows'] if r.get('setting') == 'law'):
         right.plot(r['quantiles'], [i/10 for i in range(11)], '*-', color='C9', lw=1, ms=4)
