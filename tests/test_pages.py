@@ -191,7 +191,7 @@ def test_no_published_table_holds_an_unescaped_mark():
 DECODING = ('07_confidence_decoding', '07b_dependence', '07c_taking_back', '07e_unknown_gaps', '07f_block_cache',
             '08_control', '08b_masked_control', '08d_anchor_control', '08e_e2e_control', '08g_two_wishes',
             '08h_own_levels', '08i_e2e_spans', '10_few_steps', '10b_distillation', '10c_padding', '10e_same_seconds',
-            '10f_good_teacher')
+            '10f_good_teacher', '10g_levers')
 
 @pytest.mark.parametrize('entry', DECODING)
 def test_every_belief_has_its_fact(entry):

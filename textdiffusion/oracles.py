@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from .arguments import check_count, check_number, check_tokens
+from .lookup import look_up_scores
 from .schedules import SCHEDULES, add_noise, check_same_schedule, check_schedule
 
 # %% ../nbs/lib/64_oracles.ipynb #3e9e1e6c
@@ -135,8 +136,7 @@ def lookup_denoiser(
     check_tokens(ids, len(emb)); check_schedule(alpha_bar, SCHEDULES)
     often = (torch.bincount(ids.flatten(), minlength=len(emb)) + .5).to(emb).log()
     def denoise(x_t, t, x0_prev=None):
-        ab = alpha_bar(t)[:, None, None].to(x_t)
-        scores = often + (ab.sqrt()*(x_t @ emb.T) - ab*emb.square().sum(-1)/2) / (1-ab)
+        scores = often + look_up_scores(x_t, t, emb, alpha_bar)
         return scores.softmax(-1) @ emb, scores
     return denoise
 
