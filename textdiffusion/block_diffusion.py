@@ -260,7 +260,7 @@ def facts(record) -> Facts: # by name
         **shared_facts(rows))
 
 # %% ../nbs/06k_block_diffusion.ipynb #fe235e0c
-ANSWER = """**A quarter of the way to an autoregressive model, from a good start a third.** Nats per held-out
+ANSWER = """**A quarter of the way to an autoregressive model, from a good start a third.** Nats per
 character after the same seconds: masked diffusion ≤ {{masked:bare}}, blocks of 4 ≤ {{blocks4:bare}}, begun as
 character vectors ≤ {{blocks4shared:bare}}, the same network from left to right {{twin:bare}}. Filled in that order
 blocks cost {{left:bare}}; written in one call they read far worse."""

@@ -154,6 +154,6 @@ def facts(record) -> Facts: # by name
     return Facts(found)
 
 ANSWER = """**Steered, yes; told, hardly.** Steps as released put a phrase where it was asked for in {{steps}} of the
-texts, one of its label in {{steps_strict}}. The first is no feat: an autoregressive model's best drafts have {{best}},
-with the label {{best_strict}}. Told the span before its text, that model has
+texts, one of its label in {{steps_strict}}. Drawing does the first about as well: an autoregressive model's best drafts
+have {{best}}, with the label {{best_strict}}. Told the span before its text, that model has
 {{told_strict}}, unasked {{alone_strict}}."""

@@ -166,7 +166,7 @@ PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(arms=list(TRAINED), steps=4, student_steps=4, pairs=24, many=3, lead_calls=3, samples=6, most=4,
                       d_model=32, n_layers=1),
-    # sized for 70 minutes on one core; students have three fifths of the steps of their teacher
+    # sized for an hour on one core; students have three fifths of the steps of their teacher
     long=_cpu | dict(arms=list(TRAINED), seeds=3, steps=4000, student_steps=2400, pairs=32768, samples=512),
     gpu=_cpu | dict(arms=list(TRAINED), seeds=3, steps=8000, student_steps=8000, pairs=65536, samples=2048))
 # four standard errors of 512 samples, and what another machine does to a trained model
@@ -226,9 +226,9 @@ PERFECT = {'random': ('perfect masked, random places', 'k', 'x:'), 'one doubt': 
            'pairs': ('chosen: pairs (10)', 'C4', '*:')}
 
 # %% ../nbs/10f_good_teacher.ipynb #f6a1bb62
-ANSWER = """**Nearly: the best writes {{two}} valid in two calls and {{four}} in four**, where `60` and `80` were aimed
-at. Its teacher writes {{t_2}} and {{t_4}}, in `32` calls {{many}}; students of a weak one wrote `8` and `14`. A
-perfect masked denoiser writes {{p_2}} and {{p_4}} at random places, more in four where exact probabilities choose."""
+ANSWER = """**Nearly: the best writes {{two}} valid in two calls and {{four}} in four**, where `60` and `80` were aimed at;
+in two, sentences are too common. Its teacher writes {{t_2}} and {{t_4}}, in `32` calls {{many}}; students of a weak
+one wrote `8` and `14`. A perfect masked denoiser writes {{p_2}} and {{p_4}} at random places."""
 
 def answer_figure(record) -> object: # figure
     "Valid sentences against calls, and what they cost"
@@ -240,7 +240,7 @@ def answer_figure(record) -> object: # figure
         ax.set_xticklabels([1, 2, 4, 8]), ax.minorticks_off()
     many = level(record['rows'], 'valid', arm='teacher', setting='', calls=record['parameters']['most'])
     axes[0].axhline(many.mean, color='.35', ls=':', lw=1, label=f'teacher in {record["parameters"]["most"]} calls')
-    axes[0].plot([2, 4], [.6, .8], 'k_', ms=18, label='the bars')
+    axes[0].plot([2, 4], [.6, .8], 'k_', ms=18, label='the aims')
     axes[1].axhspan(-.5, .5, color='.93'), axes[1].axhline(0, color='k', lw=.6)
     axes[0].set(ylim=(-.02, 1.02), ylabel='share of valid sentences'), axes[1].set(ylabel='nats from the entropy')
     fig.legend(*axes[0].get_legend_handles_labels(), loc='outside lower center', ncols=5, frameon=False, fontsize=8)
