@@ -119,7 +119,7 @@ _cpu = dict(corpus='restaurants', arms=['sorted', 'look-up', 'learned-levels'], 
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(arms=list(ARMS), steps=3, samples=6, held=8, levels=2, calls=[2, 3], d_model=32, n_layers=1),
-    long=_cpu | dict(arms=list(ARMS), seeds=3), # an hour of a shared core, 17 minutes of it training
+    long=_cpu | dict(arms=list(ARMS), seeds=3), # an hour on a shared core; training computes 17 minutes
     gpu=_cpu | dict(arms=list(ARMS), seeds=3, steps=4000, samples=2048, held=1024))
 # four standard errors of 256 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(valid=.13, nll_minus_entropy=.9, new=.15, token_ce=.1),
