@@ -6,8 +6,8 @@ import pytest
 import torch
 from helpers import refused_at_once
 
-from textdiffusion.block_diffusion import (ARMS, BLOCKS, PRESETS, block_bound, block_costs, block_nll, check, facts,
-                                           in_blocks, known, left_nll, written_by)
+from textdiffusion.block_diffusion import (ARMS, BLOCKS, HERE, IN_06B, PRESETS, block_bound, block_costs, block_nll,
+                                           check, facts, in_blocks, known, left_nll, written_by)
 from textdiffusion.blocks import BlockConfig, BlockDenoiser
 from textdiffusion.character_diffusion import ARMS as BEFORE
 from textdiffusion.corpora import load_corpus
@@ -191,3 +191,14 @@ def test_06b_stands_beside_a_run_of_the_same_parameters_alone():
     assert {r['arm'] for r in known(run(arms=['masked']))['rows']} == {'autoregressive'}
     for other in (dict(steps=1299), dict(d_model=64), dict(fingerprint='other'), dict(preset='cpu')):
         assert known(run(**other)) == dict(rows=[], texts=[], history=[]), other
+    both = known(run(arms=['blocks-4-shared']), IN_06B | HERE)
+    assert {r['arm'] for r in both['rows']} == {'masked', 'autoregressive', 'blocks-4'}
+    assert {r['arm'] for r in known(run(arms=['blocks-4']), HERE)['rows']} == set()
+
+def test_a_start_changes_the_output_weights_alone():
+    torch.manual_seed(0)
+    plain = ARMS['blocks-4'].model(V, L, SIZES)
+    torch.manual_seed(0)
+    shared = ARMS['blocks-4-shared'].model(V, L, SIZES)
+    differ = {k for k, v in plain.state_dict().items() if not torch.equal(v, shared.state_dict()[k])}
+    assert differ == {'out.weight'} and torch.allclose(shared.out.weight*4, shared.table.weight[:V])
