@@ -226,8 +226,8 @@ PERFECT = {'random': ('perfect masked, random places', 'k', 'x:'), 'one doubt': 
            'pairs': ('chosen: pairs (10)', 'C4', '*:')}
 
 # %% ../nbs/10f_good_teacher.ipynb #f6a1bb62
-ANSWER = """**Nearly: the best writes {{two}} valid in two calls and {{four}} in four**, where `60` and `80` were aimed at;
-in two, sentences are too common. Its teacher writes {{t_2}} and {{t_4}}, in `32` calls {{many}}; students of a weak
+ANSWER = """**Nearly: the best writes {{two}} valid in two calls and {{four}} in four**, where `60` and `80` were aimed
+at; in two, sentences are too common. Its teacher writes {{t_2}} and {{t_4}}, in `32` calls {{many}}; students of a weak
 one wrote `8` and `14`. A perfect masked denoiser writes {{p_2}} and {{p_4}} at random places."""
 
 def answer_figure(record) -> object: # figure

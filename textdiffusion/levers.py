@@ -119,7 +119,7 @@ _cpu = dict(corpus='restaurants', arms=['sorted', 'look-up', 'learned-levels'], 
 PRESETS = dict(
     cpu=_cpu,
     smoke=_cpu | dict(arms=list(ARMS), steps=3, samples=6, held=8, levels=2, calls=[2, 3], d_model=32, n_layers=1),
-    long=_cpu | dict(arms=list(ARMS), seeds=3), # twenty-five minutes of one core
+    long=_cpu | dict(arms=list(ARMS), seeds=3), # an hour on a shared core; training computes 17 minutes
     gpu=_cpu | dict(arms=list(ARMS), seeds=3, steps=4000, samples=2048, held=1024))
 # four standard errors of 256 samples, and what another machine does to a trained model
 DRIFT = dict(tol=dict(valid=.13, nll_minus_entropy=.9, new=.15, token_ce=.1),
@@ -237,10 +237,10 @@ def level_figure(record) -> object: # figure
     return fig
 
 # %% ../nbs/10g_levers.ipynb #0000001c
-ANSWER = """**No.** In the same seconds {{base_valid}} of sentences are valid without a lever, {{whole_valid}} with the
-look-up, {{levels_valid}} with learned levels. The look-up leaves the network too little to learn, and nearly clean text
-is copied: {{whole_stays:mean}} of wrong words stay, without it {{base_stays:mean}}. Halved and bounded it does no
-harm that shows, and no good."""
+ANSWER = """**None is seen to help.** In the same seconds {{base_valid}} of sentences are valid (grammatical) without a
+lever, {{whole_valid}} with the look-up, {{levels_valid}} with learned levels. We think the look-up leaves too little to
+learn. In nearly clean text {{whole_stays:mean}} of wrong words stay, without it {{base_stays:mean}}; that
+explains little. Halved and bounded it shows no harm."""
 
 def beside(
     record, arm:str, # who is held against another
@@ -263,7 +263,8 @@ def facts(record) -> Facts: # by name
     def wrote(name, column, setting='both ends'): return at(name, column, setting=setting, calls=most)
     def clean(name, column): return at(name, column, setting='read', t=.0005)._replace(unit=Unit('%', 100, 0))
     found = {f'{name}_valid': wrote(name, 'valid') for name in SHORT}
-    found |= {f'{name}_{c}': clean(name, c) for name in ('base', 'whole', 'half', 'both') for c in ('stays', 'mends')}
+    found |= {f'{name}_{c}': clean(name, c) for name in ('base', 'whole', 'bounded', 'half', 'both')
+              for c in ('stays', 'mends')}
     for name in ('whole', 'bounded', 'half', 'both', 'levels'):
         found |= {name: beside(record, SHORT[name]), f'{name}_loss': beside(record, SHORT[name], column='token_ce')}
     return Facts(found, bent=beside(record, 'stopped', 'look-up', 'token_ce'),
