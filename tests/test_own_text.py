@@ -181,6 +181,9 @@ from transformers import PreTrainedTokenizerFast                                
 from textdiffusion.corpora import load_corpus
 from textdiffusion.files import own_text
 path = sys.argv[1]
+few = path + '.few.txt'                                                         # nor is what is imported on the way
+with open(few, 'w') as f: f.writelines(f'one two {i}\\n' for i in range(99))
+load_corpus(few)
 start = time.process_time(); corpus = load_corpus(path); first = time.process_time() - start
 most = peak()
 start = time.process_time(); again = load_corpus(path); second = time.process_time() - start
@@ -215,7 +218,7 @@ def many_sentences(path, size):
 
 def test_reading_costs_little_more_than_tokenizing_and_then_nothing(tmp_path):
     got = alone(MEASURE, many_sentences(tmp_path/'a.txt', 2e6))
-    assert got['same'] and got['first'] < 3*got['loop'] + 1, got
+    assert got['same'] and got['first'] < 3*got['loop'], got
     assert got['second'] < got['first']/3, got
 
 
