@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'BLOCKS', 'STARTS', 'ARMS', 'PRESETS', 'IN_06B', 'HERE', 'ANSWER', 'block_costs', 'block_bound',
            'block_nll', 'left_nll', 'in_blocks', 'check', 'step_costs', 'known', 'written_by', 'beside', 'short',
-           'text_facts', 'shared_facts', 'facts', 'answer_figure']
+           'text_facts', 'of_the_way', 'shared_facts', 'facts', 'answer_figure']
 
 # %% ../nbs/06k_block_diffusion.ipynb #85646c7d
 import math
@@ -20,7 +20,7 @@ from .character_diffusion import (ARMS as BEFORE, PRESETS as PARENT, PUBLISHED, 
 from .classifying import mask_exactly
 from .denoising import stratified_counts
 from .objectives import masked_nll, stratified_t
-from .reading import Belief, Facts, change, fact, level
+from .reading import Belief, Fact, Facts, change, fact, level
 from .recipes import as_built, shared_start
 from .sampling import device_of, evaluating
 from .ngrams import NGram
@@ -229,17 +229,21 @@ def text_facts(record) -> dict: # by name
     return f
 
 # %% ../nbs/06k_block_diffusion.ipynb #06ksharedfacts
+def of_the_way(
+    rows:list, # of a record
+    arm:str,   # of blocks
+) -> Fact:     # a share, over seeds
+    "How much of the distance between masked diffusion and its twin an arm has gone"
+    nats, masked, twin = (values_by_seed(rows, 'nats', dict(arm=a)) for a in (arm, 'masked', 'autoregressive'))
+    return fact(interval((masked[s] - nats[s])/(masked[s] - twin[s]) for s in nats), 'share')
+
 def shared_facts(
     rows:list, # of a record
 ) -> dict:     # name -> Fact
     "Blocks of 4 that begin as the vectors: beside those from zero, on the way to the twin, from their left"
-    shared = dict(arm='blocks-4-shared')
-    if not (left := values_by_seed(rows, 'left', shared)): return {}
-    nats, masked, twin = (values_by_seed(rows, 'nats', of)
-                          for of in (shared, dict(arm='masked'), dict(arm='autoregressive')))
-    way = interval((masked[s] - nats[s])/(masked[s] - twin[s]) for s in nats)
-    return dict(shared_gain=change(rows, 'nats', 'blocks-4-shared', 'blocks-4'), shared_way=fact(way, 'share'),
-                shared_left=fact(interval(left.values()), 'nats'))
+    if not (left := values_by_seed(rows, 'left', dict(arm='blocks-4-shared'))): return {}
+    return dict(shared_gain=change(rows, 'nats', 'blocks-4-shared', 'blocks-4'),
+                shared_way=of_the_way(rows, 'blocks-4-shared'), shared_left=fact(interval(left.values()), 'nats'))
 
 # %% ../nbs/06k_block_diffusion.ipynb #0b48c86b
 def facts(record) -> Facts: # by name
@@ -251,11 +255,11 @@ def facts(record) -> Facts: # by name
     if {'masked', 'blocks4', 'twin'} - nats.keys(): return Facts(f)
     masked, b4, twin = (nats[a] for a in ('masked', 'blocks4', 'twin'))
     left, costs = values_by_seed(rows, 'left', dict(arm='blocks-4')), record['costs']
-    def each(fn, unit='nats'): return fact(interval(map(fn, twin)), unit)
+    def each(fn): return fact(interval(map(fn, twin)), 'nats')
     return Facts(f, grams=level(rows, 'nats', arm='5-gram'), left=fact(interval(left.values()), 'nats'),
         cost=fact(costs['blocks-4']/costs['masked']),
         behind=each(lambda s: b4[s] - twin[s]), saved=each(lambda s: masked[s] - b4[s]),
-        way=each(lambda s: (masked[s] - b4[s])/(masked[s] - twin[s]), 'share'),
+        way=of_the_way(rows, 'blocks-4'),
         order=each(lambda s: b4[s] - left[s]), left_behind=each(lambda s: left[s] - twin[s]),
         **shared_facts(rows))
 

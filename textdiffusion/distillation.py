@@ -198,31 +198,32 @@ def written(
                   pick=best_share(chance), generator=torch.Generator().manual_seed(seed))[0]
 
 # %% ../nbs/10b_distillation.ipynb #02ef5f30
-LINES = {'continuous': ('teacher', '.35', 'o--'), 'continuous-longer': ('longer', '.6', 'o:'),
-         'own-texts': ('own texts', 'C0', 's-'), 'real-texts': ('real texts', 'C3', 'v-'),
-         'halved': ('halved', 'C2', 'D-'), 'masked': ('teacher', '.35', 'o--'),
-         'masked-longer': ('longer', '.6', 'o:'), 'self-distilled': ('self-distilled', 'C4', '^-'),
-         'mixture': ('mixture', 'C1', 'P-')}
-
 def line(
     ax, record, arm:str, # where, whose, and who
     column:str, # what is drawn
     look, # name, colour, style
     setting:str='', # which rows
-    most:int=4, # calls that are drawn
+    most:float=4, # of x, that is drawn
+    x:str='calls', # against which column
 ) -> None:
-    "Means over seeds against calls, with their spread"
+    "Means over seeds against calls or another column, with their spread"
     rows = [r for r in record['rows'] if (r['arm'], r.get('setting')) == (arm, setting) and r.get(column) is not None]
-    if not (calls := sorted({r['calls'] for r in rows if r['calls'] <= most})): return
-    found = [estimate(rows, column, calls=c) for c in calls]
-    ax.errorbar(calls, [g.mean for g in found], [0 if g.sd != g.sd else g.sd for g in found], fmt=look[2],
+    if not (points := sorted({r[x] for r in rows if r[x] <= most})): return
+    found = [estimate(rows, column, **{x: at}) for at in points]
+    ax.errorbar(points, [g.mean for g in found], [0 if g.sd != g.sd else g.sd for g in found], fmt=look[2],
                 color=look[1], label=look[0], ms=5, lw=1.4, capsize=2)
 
-# %% ../nbs/10b_distillation.ipynb #4e340b03
 def _in_calls(ax, **how):
     "An axis of calls"
     ax.set(xscale='log', xlabel='calls', xticks=[1, 2, 4], **how)
     ax.set_xticklabels([1, 2, 4]), ax.minorticks_off()
+
+# %% ../nbs/10b_distillation.ipynb #4e340b03
+LINES = {'continuous': ('teacher', '.35', 'o--'), 'continuous-longer': ('longer', '.6', 'o:'),
+         'own-texts': ('own texts', 'C0', 's-'), 'real-texts': ('real texts', 'C3', 'v-'),
+         'halved': ('halved', 'C2', 'D-'), 'masked': ('teacher', '.35', 'o--'),
+         'masked-longer': ('longer', '.6', 'o:'), 'self-distilled': ('self-distilled', 'C4', '^-'),
+         'mixture': ('mixture', 'C1', 'P-')}
 
 def _lost(ax, record):
     "What masked networks lose in one call, and the least that a factorised call can"

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['BELIEFS', 'NO_WISH', 'TASKS', 'CHOICES', 'PRESETS', 'DRIFT', 'PERCENT', 'NATS', 'MARKS', 'COLOURS', 'ANSWER', 'Job',
            'priced', 'worth', 'draft_rows', 'people_rows', 'vector_ways', 'vector_rows', 'canvas_ways', 'token_rows',
-           'asked', 'check', 'panel', 'answer_figure', 'facts']
+           'asked', 'check', 'panel', 'legend', 'answer_figure', 'facts']
 
 # %% ../nbs/08e_e2e_control.ipynb #fa4023cd
 from collections.abc import Callable
@@ -256,15 +256,22 @@ def panel(
     ax.set(title=task, xlabel='nats per token', ylim=(-3, 103))
 
 # %% ../nbs/08e_e2e_control.ipynb #3355a0e9
+def legend(
+    fig,  # figure
+    ways, # that are in it
+) -> None:
+    "Whose a colour is, and which way a mark"
+    dots = [plt.Line2D([], [], ls='', marker='o', color=c, label=arm) for arm, c in COLOURS.items()]
+    dots += [plt.Line2D([], [], ls='', marker=MARKS[way], color='.3', label=way) for way in MARKS if way in ways]
+    fig.legend(handles=dots, loc='outside lower center', ncols=10, frameon=False, fontsize=8)
+
 def answer_figure(record) -> object: # figure
     "Success and price, task by task"
     tasks = [task for task in ('content', 'length', 'tags') if any(r['task'] == task for r in record['rows'])]
     fig, axes = plt.subplots(1, len(tasks), figsize=(11, 3.6), layout='constrained', squeeze=False)
     for ax, task in zip(axes[0], tasks): panel(ax, record, task)
     axes[0][0].set(ylabel='as asked (%)')
-    dots = [plt.Line2D([], [], ls='', marker='o', color=c, label=arm) for arm, c in COLOURS.items()]
-    dots += [plt.Line2D([], [], ls='', marker=mark, color='.3', label=way) for way, mark in MARKS.items()]
-    fig.legend(handles=dots, loc='outside lower center', ncols=10, frameon=False, fontsize=8)
+    legend(fig, MARKS)
     return fig
 
 # %% ../nbs/08e_e2e_control.ipynb #147a7948

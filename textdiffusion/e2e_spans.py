@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from .constituents import LABELS, Charts, parsed
-from .e2e_control import COLOURS, DRIFT as E2E_DRIFT, MARKS, NATS, PERCENT, PRESETS as E2E, asked, panel
+from .e2e_control import DRIFT as E2E_DRIFT, NATS, PERCENT, PRESETS as E2E, asked, legend, panel
 from .noisy_readers import wish_loss
 from .reading import Belief, Facts, Unit, fact
 from .released_targets import UPOS, load_parser, load_tagger
@@ -117,10 +117,7 @@ def answer_figure(record) -> object: # figure
         ax.axhline(100*estimate(record['rows'], column, arm='person', task='spans').mean, ls='--', color='.4', lw=1)
         ax.set(title=title, ylabel='spans as asked (%)')
     if any(r['arm'] == 'continuous' for r in record['rows']): verdict_bars(axes[2], record)
-    ways = {r['way'] for r in record['rows'] if r['task'] == 'spans'}
-    dots = [plt.Line2D([], [], ls='', marker='o', color=c, label=arm) for arm, c in COLOURS.items()]
-    dots += [plt.Line2D([], [], ls='', marker=MARKS[way], color='.3', label=way) for way in MARKS if way in ways]
-    fig.legend(handles=dots, loc='outside lower center', ncols=10, frameon=False, fontsize=8)
+    legend(fig, {r['way'] for r in record['rows'] if r['task'] == 'spans'})
     return fig
 
 # %% ../nbs/08i_e2e_spans.ipynb #00000015

@@ -4,12 +4,11 @@
 
 # %% auto #0
 __all__ = ['BELIEFS', 'ARMS', 'BASE', 'PRESETS', 'DRIFT', 'check', 'LOOKS', 'ANSWER', 'SHORT', 'LookUpHead', 'Levered', 'Arm',
-           'network', 'loss_of', 'trained', 'written', 'asked', 'spoiled', 'reading', 'curve', 'answer_figure',
-           'level_figure', 'beside', 'facts']
+           'network', 'loss_of', 'trained', 'written', 'asked', 'spoiled', 'reading', 'answer_figure', 'level_figure',
+           'beside', 'facts']
 
 # %% ../nbs/10g_levers.ipynb #00000003
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 import math
 import matplotlib.pyplot as plt
@@ -17,6 +16,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from .confidence_decoding import check as check_exact
+from .distillation import line
+from .good_teacher import trained as trained_as
 from .lengths import by_length, lengths_of, per_text
 from .lookup import look_up_scores
 from .metrics import exact_nll
@@ -25,14 +26,13 @@ from .noise_levels import GumbelLaw, cost_miss, learned_t
 
 # %% ../nbs/10g_levers.ipynb #00000004
 from .objectives import objective, stratified_t, token_ce
-from .optimizers import muon_adamw
 from .reading import Belief, Fact, Facts, Unit, difference, level
-from .recipe import ARMS as OF_10D, batches_of, sizes_of
+from .recipe import ARMS as OF_10D, batches_of, loss_of as loss_of_10d, sizes_of
 from .recipes import NOISE, blocks
 from .sampling import ancestral_step, ddim_step, sample, spaced
 from .schedules import add_noise
 from .statistics import below, estimate, within
-from .training import Fit, fit
+from .training import Fit
 
 # %% ../nbs/10g_levers.ipynb #00000005
 BELIEFS = [
@@ -98,20 +98,19 @@ def loss_of(
     run, arm:Arm, # the run; what is changed
 ) -> Callable: # loss_fn
     "10d's loss; with a law of levels, drawn from it, and a tenth of the law's miss"
-    usual = objective({token_ce: 1.}, p_self=.5, alpha_bar=NOISE, draw_t=stratified_t)
+    if not arm.learns: return loss_of_10d(run, BASE)
     def learned(model, ids):
         return objective({token_ce: 1., cost_miss: .1}, p_self=.5, alpha_bar=NOISE,
                          draw_t=learned_t(model.law, stratified_t))(model, ids)
-    return per_text(learned if arm.learns else usual, run.corpus.seq_len)
+    return per_text(learned, run.corpus.seq_len)
 
 def trained(
     run, name:str, seed, # of ARMS
 ) -> Fit: # its `ema` is the averaged network
     "Train an arm"
     torch.manual_seed(seed)
-    return fit(network(run, ARMS[name]), loss_of(run, ARMS[name]), batches_of(run, BASE, seed), run.cfg.steps,
-               optimizer=partial(muon_adamw, lr=3e-3, muon_lr=4e-3), seed=seed, save_every=100,
-               folder=run.folder_of(f'{name}-{seed}'), name=f'{name}, seed {seed}')
+    return trained_as(run, name, seed, network(run, ARMS[name]), loss_of(run, ARMS[name]), batches_of(run, BASE, seed),
+                      run.cfg.steps)
 
 # %% ../nbs/10g_levers.ipynb #0000000d
 _cpu = dict(corpus='restaurants', arms=['sorted', 'look-up', 'learned-levels'], seeds=1, steps=600, samples=256,
@@ -186,30 +185,14 @@ def reading(
 LOOKS = {'sorted': ('k', 'o-'), 'look-up': ('C3', 's--'), 'stopped': ('C1', 'v--'), 'bounded': ('C4', '^--'),
          'half': ('C0', 'D--'), 'half-bounded': ('C2', 'p--'), 'learned-levels': ('C9', '*-')} # arm -> colour, line
 
-def curve(
-    ax, record, # where, and whose
-    arm:str, column:str, # whose rows; what is drawn
-    x:str,       # against which column
-    setting:str, # of the rows
-    label:str|None=None, # in the legend; None = the arm
-    look:tuple|None=None, # colour and line; None = the arm's
-) -> None:
-    "Means over seeds with their spread; nothing where there are no rows"
-    rows = [r for r in record['rows'] if r['arm'] == arm and r.get('setting') == setting]
-    points = [(at, estimate(rows, column, **{x: at})) for at in sorted({r[x] for r in rows})]
-    if not points: return
-    color, line = look or LOOKS[arm]
-    ax.errorbar([at for at, _ in points], [g.mean for _, g in points],
-                [0 if g.sd != g.sd else g.sd for _, g in points], fmt=line, color=color, label=label or arm, ms=4,
-                lw=1.3, capsize=2)
-
 # %% ../nbs/10g_levers.ipynb #00000018
 def answer_figure(record) -> object: # figure
     "Valid sentences against calls, and how often a wrong word stays, by arm"
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout='constrained')
-    for arm in LOOKS:
-        curve(left, record, arm, 'valid', 'calls', 'both ends'), curve(right, record, arm, 'stays', 't', 'read')
     calls = record['parameters']['calls']
+    for arm, look in LOOKS.items():
+        line(left, record, arm, 'valid', (arm, *look), 'both ends', calls[-1])
+        line(right, record, arm, 'stays', (arm, *look), 'read', 1, 't')
     left.set(xscale='log', xlabel='calls', xticks=calls, ylim=(-.02, 1), ylabel='share of valid sentences')
     left.set_xticklabels(calls), left.minorticks_off()
     right.set(xlabel='noised to time t (0: clean)', ylabel='share of wrong words that stay', ylim=(-.02, 1.04),
@@ -223,9 +206,9 @@ def level_figure(record) -> object: # figure
     fig, (left, right) = plt.subplots(1, 2, figsize=(11, 3.4), layout='constrained')
     rows = [r for r in record['rows'] if r.get('setting') == 'read']
     base = {r['t']: estimate(rows, 'token_ce', arm='sorted', t=r['t']).mean for r in rows}
-    for arm, (color, line) in LOOKS.items():
+    for arm, (color, style) in LOOKS.items():
         mine = [(t, estimate(rows, 'token_ce', arm=arm, t=t).mean - base[t]) for t in sorted(base)]
-        left.plot(*zip(*mine), line, color=color, label=arm, ms=4, lw=1.3)
+        left.plot(*zip(*mine), style, color=color, label=arm, ms=4, lw=1.3)
     left.axhline(0, color='k', lw=.6)
     fig.legend(*left.get_legend_handles_labels(), loc='outside lower center', ncols=7, frameon=False, fontsize=8)
     left.set(xlabel='noised to time t', ylabel='nats per word, beside no lever')
